@@ -1,0 +1,2 @@
+//! Event log to PCRs, UKI to PCRs
+#![forbid(unsafe_code)]

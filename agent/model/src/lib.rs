@@ -1,0 +1,15 @@
+//! The nouns of Pillar as types. Values that could be swapped by mistake have types of their own; everything that
+//! crosses a wire or a disk says its unit in its name. No decisions are made here.
+#![forbid(unsafe_code)]
+
+mod boot;
+mod digest;
+mod evidence;
+mod release;
+
+pub use boot::{Boot, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
+pub use digest::{Bank, Digest, HexError, Nonce, PcrIndex, RootHash};
+pub use evidence::{Binding, Evidence, Role};
+pub use release::{
+    BootApplication, PackageRef, PcrPrediction, Release, ReleasePredicate, SecureBootKeys, Subject,
+};

@@ -1,0 +1,2 @@
+//! GPT and boot choice, on bytes
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The agent's TPM: the only user of tss-esapi
+#![forbid(unsafe_code)]

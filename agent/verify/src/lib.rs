@@ -1,0 +1,2 @@
+//! Evidence to verdict
+#![forbid(unsafe_code)]

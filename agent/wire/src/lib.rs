@@ -1,0 +1,2 @@
+//! Protobuf, limits, conversions
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Builds the sealed image
+fn main() {}

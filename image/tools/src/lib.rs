@@ -1,0 +1,2 @@
+//! The tools tree: mkosi and everything that runs inside it
+#![forbid(unsafe_code)]

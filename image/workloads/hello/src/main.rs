@@ -1,0 +1,2 @@
+//! The example workload: one page over HTTP
+fn main() {}

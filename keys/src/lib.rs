@@ -1,0 +1,2 @@
+//! Development keys and their files
+#![forbid(unsafe_code)]

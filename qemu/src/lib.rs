@@ -1,0 +1,2 @@
+//! Virtual machines with a TPM, as values
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Benchmarks that run the peer beside ours
+fn main() {}

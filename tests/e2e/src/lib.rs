@@ -1,0 +1,2 @@
+//! Tests of whole machines
+#![forbid(unsafe_code)]

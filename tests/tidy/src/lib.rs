@@ -1,0 +1,2 @@
+//! The project's rules as tests
+#![forbid(unsafe_code)]
