@@ -1,0 +1,37 @@
+//! `pillar-tools`: makes sure of the tools tree, or runs a program inside it.
+#![forbid(unsafe_code)]
+
+use pillar_tools::Tools;
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: pillar-tools ensure | run PROGRAM [ARGUMENT …]\n\n  \
+    ensure   builds the tools tree when it is missing\n  run      runs a program of the tools tree";
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let result = match words.first().and_then(|w| w.to_str()) {
+        Some("ensure") => Tools::ensure().map(|_| ()),
+        Some("run") if words.len() > 1 => Tools::open().map(|tools| {
+            let error = tools.command(&words[1]).args(&words[2..]).exec();
+            eprintln!("error: cannot start the tools tree's python\n  caused by: {error}");
+            std::process::exit(1);
+        }),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                eprintln!("  caused by: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
