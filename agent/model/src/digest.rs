@@ -136,7 +136,7 @@ pub enum Bank {
 impl Bank {
     /// Bytes of one digest.
     #[must_use]
-    pub fn len(self) -> usize {
+    pub fn digest_bytes(self) -> usize {
         match self {
             Bank::Sha1 => 20,
             Bank::Sha256 => 32,
