@@ -1,11 +1,20 @@
 //! What one workload is: the parsed and checked `pillar.toml`. The build parses and checks; init and the agent read
 //! the result as JSON from the sealed root.
+//!
+//! Invariant: what [`parse`] returns survives the way through JSON unchanged, and JSON with a key that we do not know
+//! is refused.
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "parse")]
+mod parse;
+
+#[cfg(feature = "parse")]
+pub use parse::{Build, Error, limit, parse};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A workload that passed every check of [`parse`].
+/// A workload that passed every check of `parse`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
@@ -31,20 +40,99 @@ pub struct Workload {
 
 /// A health check, repeated for as long as the workload runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "HealthForm", into = "HealthForm")]
 pub struct Health {
     /// What is checked.
-    #[serde(flatten)]
     pub check: Check,
     /// Milliseconds between two checks once healthy.
-    #[serde(default = "default_interval_ms")]
     pub interval_ms: u64,
     /// Milliseconds until one check counts as failed.
-    #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
     /// Failed checks in a row until a healthy workload counts as unhealthy.
-    #[serde(default = "default_failures")]
     pub failures: u32,
+}
+
+/// [`Health`] as it is written: the check beside its numbers. (serde's `flatten` would do the same, but then unknown
+/// keys could not be refused.)
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HealthForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    http: Option<HttpForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tcp: Option<TcpForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    command: Option<CommandForm>,
+    #[serde(default = "default_interval_ms")]
+    interval_ms: u64,
+    #[serde(default = "default_timeout_ms")]
+    timeout_ms: u64,
+    #[serde(default = "default_failures")]
+    failures: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HttpForm {
+    port: u16,
+    path: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TcpForm {
+    port: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommandForm {
+    argv: Vec<String>,
+}
+
+/// A `[health]` table without a check, or with several.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("needs exactly one check (http, tcp or command), found {0}")]
+struct OneCheck(usize);
+
+/// Exactly one of the three, or how many there were.
+fn one_check(http: Option<Check>, tcp: Option<Check>, command: Option<Check>) -> Result<Check, OneCheck> {
+    let mut checks: Vec<Check> = [http, tcp, command].into_iter().flatten().collect();
+    match (checks.pop(), checks.len()) {
+        (Some(check), 0) => Ok(check),
+        (None, _) => Err(OneCheck(0)),
+        (Some(_), others) => Err(OneCheck(others + 1)),
+    }
+}
+
+impl TryFrom<HealthForm> for Health {
+    type Error = OneCheck;
+    fn try_from(form: HealthForm) -> Result<Self, OneCheck> {
+        let check = one_check(
+            form.http.map(|c| Check::Http { port: c.port, path: c.path }),
+            form.tcp.map(|c| Check::Tcp { port: c.port }),
+            form.command.map(|c| Check::Command { argv: c.argv }),
+        )?;
+        Ok(Health {
+            check,
+            interval_ms: form.interval_ms,
+            timeout_ms: form.timeout_ms,
+            failures: form.failures,
+        })
+    }
+}
+
+impl From<Health> for HealthForm {
+    fn from(health: Health) -> Self {
+        let Health { check, interval_ms, timeout_ms, failures } = health;
+        let mut form = HealthForm { http: None, tcp: None, command: None, interval_ms, timeout_ms, failures };
+        match check {
+            Check::Http { port, path } => form.http = Some(HttpForm { port, path }),
+            Check::Tcp { port } => form.tcp = Some(TcpForm { port }),
+            Check::Command { argv } => form.command = Some(CommandForm { argv }),
+        }
+        form
+    }
 }
 
 fn default_interval_ms() -> u64 {
@@ -58,8 +146,7 @@ fn default_failures() -> u32 {
 }
 
 /// The kinds of health check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
     /// `GET` of this path on the port at 127.0.0.1 answers with a status of 200 to 299.
     Http {
