@@ -1,2 +1,7 @@
-//! Tests of whole machines
+//! What the machine tests share: the release under test, our programs, and ways to damage a disk. The tests are in
+//! `tests/`; the demo of the README is `bin/demo.rs`.
 #![forbid(unsafe_code)]
+
+pub mod damage;
+pub mod programs;
+pub mod release;
