@@ -1,8 +1,16 @@
 //! What a machine measures: from built files to PCR values ([`predict`]), and from event logs back to PCR values
-//! and their meaning ([`tcg`], [`cel`], [`secure_boot`]).
+//! and their meaning ([`tcg`], [`content`], [`review`], [`secure_boot`], [`cel`]).
 //!
 //! Bytes in, values out: no files, no sockets, no clock, no TPM. What is not understood is an error, never a guess.
 #![forbid(unsafe_code)]
 
+mod bytes;
+pub mod cel;
+pub mod content;
 pub mod hash;
 pub mod predict;
+pub mod review;
+pub mod secure_boot;
+pub mod tcg;
+
+pub use bytes::Short;

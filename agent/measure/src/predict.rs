@@ -23,6 +23,14 @@ const MEASURED_SECTIONS: [&str; 10] =
 /// Sections whose treatment depends on the machine or on a choice made at boot.
 const UNPREDICTABLE_SECTIONS: [&str; 4] = [".profile", ".dtbauto", ".hwids", ".efifw"];
 
+/// Sections that systemd-stub hands to the kernel as files under `/.extra`, in the order in which it appends them to
+/// the initrd.
+const EXTRA_FILES: [(&str, &str); 3] = [
+    (".pcrsig", "tpm2-pcr-signature.json"),
+    (".pcrpkey", "tpm2-pcr-public-key.pem"),
+    (".osrel", "os-release"),
+];
+
 /// What the firmware measures into PCR 4 before it starts the first boot option (PC Client PFP, section 8.2.4).
 const BOOT_OPTION_ACTION: &[u8] = b"Calling EFI Application from Boot Option";
 
@@ -53,8 +61,8 @@ pub enum Error {
     /// A section whose measurement depends on the machine.
     #[error("UKI has a section {0}, whose measurement cannot be predicted")]
     Unpredictable(&'static str),
-    /// The command line is not UTF-8.
-    #[error("UKI's command line is not UTF-8")]
+    /// The command line is not one line of text.
+    #[error("UKI's command line is not one line of UTF-8 text")]
     Cmdline,
 }
 
@@ -173,40 +181,108 @@ impl<'a> Pe<'a> {
 
 /// The sections of a UKI that matter, by name.
 struct Uki<'a> {
-    measured: BTreeMap<&'a str, &'a [u8]>,
+    sections: BTreeMap<&'a str, &'a [u8]>,
 }
 
 impl<'a> Uki<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
-        let mut measured = BTreeMap::new();
+        let mut sections = BTreeMap::new();
         for section in Pe::parse(bytes)?.sections()? {
             if let Some(name) = UNPREDICTABLE_SECTIONS.iter().find(|n| **n == section.name) {
                 return Err(Error::Unpredictable(name));
             }
-            if MEASURED_SECTIONS.contains(&section.name)
-                && measured.insert(section.name, section.content).is_some()
-            {
+            if is_payload(section.name) && sections.insert(section.name, section.content).is_some() {
                 return Err(Error::DuplicateSection(section.name.to_owned()));
             }
         }
-        Ok(Self { measured })
+        Ok(Self { sections })
     }
 
     fn section(&self, name: &'static str) -> Result<&'a [u8], Error> {
-        self.measured.get(name).copied().ok_or(Error::MissingSection(name))
+        self.sections.get(name).copied().ok_or(Error::MissingSection(name))
     }
 
     /// PCR 11 when the stub starts the kernel: each section's name with its NUL, then its content.
     fn pcr11(&self, bank: Bank) -> Digest {
         let mut value = zero(bank);
         for name in MEASURED_SECTIONS {
-            if let Some(content) = self.measured.get(name) {
+            if let Some(content) = self.sections.get(name) {
                 extend(bank, &mut value, &hash(bank, &[name.as_bytes(), &[0]]));
                 extend(bank, &mut value, &hash(bank, &[content]));
             }
         }
         value
     }
+
+    /// The load options that the kernel's EFI stub measures: the command line in UTF-16 with its NUL.
+    fn load_options(&self) -> Result<Vec<u8>, Error> {
+        let text = std::str::from_utf8(self.section(".cmdline")?).map_err(|_| Error::Cmdline)?;
+        // systemd-stub cuts white space off both ends, and would turn control characters into spaces.
+        let text = text.trim_matches(|c: char| c <= ' ');
+        if text.is_empty() || text.chars().any(|c| c < ' ') {
+            return Err(Error::Cmdline);
+        }
+        Ok(text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect())
+    }
+
+    /// The initrd that the kernel gets: microcode, the initrd, then what the stub makes of other sections, each padded
+    /// to four bytes.
+    fn initrd(&self) -> Result<Vec<u8>, Error> {
+        let mut initrd = Vec::new();
+        for section in [".ucode", ".initrd"] {
+            initrd.extend_from_slice(self.sections.get(section).copied().unwrap_or_default());
+            pad4(&mut initrd);
+        }
+        if initrd.is_empty() {
+            return Err(Error::MissingSection(".initrd"));
+        }
+        for (section, file) in EXTRA_FILES {
+            if let Some(content) = self.sections.get(section) {
+                initrd.extend(extra_cpio(file, content));
+            }
+        }
+        Ok(initrd)
+    }
+
+    fn pcr9(&self, bank: Bank) -> Result<Digest, Error> {
+        let mut value = zero(bank);
+        extend(bank, &mut value, &hash(bank, &[&self.load_options()?]));
+        extend(bank, &mut value, &hash(bank, &[&self.initrd()?]));
+        Ok(value)
+    }
+}
+
+fn is_payload(section: &str) -> bool {
+    MEASURED_SECTIONS.contains(&section) || EXTRA_FILES.iter().any(|(name, _)| *name == section)
+}
+
+fn pad4(bytes: &mut Vec<u8>) {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// One file under `/.extra` as the stub packs it: "newc" cpio, owner root, no times, inodes counted from 1.
+fn extra_cpio(file: &str, content: &[u8]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    cpio_entry(&mut archive, 1, 0o040_555, ".extra", &[]);
+    cpio_entry(&mut archive, 2, 0o100_444, &format!(".extra/{file}"), content);
+    // The trailer has its name's length in upper case, unlike every other number.
+    archive.extend(b"07070100000000000000000000000000000000000000010000000000000000");
+    archive.extend(b"000000000000000000000000000000000000000B00000000TRAILER!!!\0\0\0\0");
+    archive
+}
+
+fn cpio_entry(archive: &mut Vec<u8>, inode: u32, mode: u32, name: &str, content: &[u8]) {
+    let (size, name_size) = (content.len(), name.len() + 1);
+    let header = format!(
+        "070701{inode:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{size:08x}{:08x}{:08x}{:08x}{:08x}{name_size:08x}{:08x}",
+        0, 0, 1, 0, 0, 0, 0, 0, 0
+    );
+    archive.extend(header.as_bytes());
+    archive.extend(name.as_bytes());
+    archive.push(0);
+    pad4(archive);
+    archive.extend(content);
+    pad4(archive);
 }
 
 /// The Authenticode digest of a PE file, signed or not: what firmware measures into PCR 4 when it loads it.
@@ -228,11 +304,17 @@ pub fn uki_pcr11(uki: &[u8], bank: Bank) -> Result<BTreeMap<String, Digest>, Err
         .collect())
 }
 
-/// What the firmware starts on the way to the kernel, in order, with its digests in each bank: the loader, the UKI,
-/// and the kernel inside the UKI, which the stub has the firmware load.
+/// PCR 9 of a UKI: the kernel's EFI stub measures its load options and the initrd.
+pub fn uki_pcr9(uki: &[u8], bank: Bank) -> Result<Digest, Error> {
+    Uki::parse(uki)?.pcr9(bank)
+}
+
+/// What the firmware starts on the way to the kernel, in order, with its digests in each bank: the loader and the UKI.
+///
+/// The kernel inside the UKI is none of them: systemd-stub 257 copies it into memory and jumps to it, without asking
+/// the firmware (only behind shim does it load it as an image).
 pub fn boot_applications(loader: &[u8], uki: &[u8], banks: &[Bank]) -> Result<Vec<BootApplication>, Error> {
-    let kernel = Uki::parse(uki)?.section(".linux")?;
-    [("loader", loader), ("uki", uki), ("kernel", kernel)]
+    [("loader", loader), ("uki", uki)]
         .into_iter()
         .map(|(name, file)| {
             let pe = Pe::parse(file)?;
@@ -256,12 +338,17 @@ pub fn pcr4(applications: &[BootApplication], bank: Bank) -> Option<Digest> {
     Some(value)
 }
 
-/// Everything that a release predicts in one bank.
+/// Everything that a release predicts in one bank, from the files as they are started (signed, with `.pcrsig`).
 pub fn predict(loader: &[u8], uki: &[u8], bank: Bank) -> Result<PcrPrediction, Error> {
     let applications = boot_applications(loader, uki, &[bank])?;
     let mut fixed = BTreeMap::new();
-    if let (Ok(index), Some(value)) = (PcrIndex::new(pcr::BOOT_APPLICATIONS), pcr4(&applications, bank)) {
-        fixed.insert(index, value);
+    for (index, value) in [
+        (pcr::BOOT_APPLICATIONS, pcr4(&applications, bank)),
+        (pcr::KERNEL, Some(uki_pcr9(uki, bank)?)),
+    ] {
+        if let (Ok(index), Some(value)) = (PcrIndex::new(index), value) {
+            fixed.insert(index, value);
+        }
     }
     Ok(PcrPrediction { fixed, uki_after_phase: uki_pcr11(uki, bank)? })
 }
