@@ -81,6 +81,11 @@ pub mod gpt {
     /// State partition: `/var` in the specification's list.
     pub const TYPE_STATE: &str = "4d21b016-b534-45c2-a9fb-5c16e091fd2d";
 
+    /// GUID of a root partition that holds no image.
+    pub const EMPTY_ROOT: &str = "70696c6c-6172-8e00-8072-6f6f74000000";
+    /// GUID of a verity partition that holds no image.
+    pub const EMPTY_VERITY: &str = "70696c6c-6172-8e00-8076-657269747900";
+
     /// Label of the EFI system partition.
     pub const LABEL_ESP: &str = "esp";
     /// Label of slot A's data partition.
@@ -148,6 +153,9 @@ pub mod console {
     /// Init gives up; the reason follows behind this word, then the machine reboots.
     pub const FATAL: &str = "fatal: ";
 }
+
+/// Owner GUID in the EFI signature lists (PK, KEK, db) of our keys: whose entry it is, nothing more.
+pub const SIGNATURE_OWNER: &str = "6f1c52d8-3b7e-4d0a-9a46-c1d7e0b25f93";
 
 /// in-toto predicate type of a release statement.
 pub const RELEASE_PREDICATE: &str = "urn:pillar:release:v1";
