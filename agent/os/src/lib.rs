@@ -1,2 +1,25 @@
-//! System calls: the only crate with unsafe code
-#![forbid(unsafe_code)]
+//! The system calls that PID 1 needs and that no library offers ready-made: device-mapper, the watchdog, uevents,
+//! interfaces and routes, signals as a file, children in a sandbox.
+//!
+//! **Invariant:** this is the only crate with `unsafe`, and what it exports is safe to call with any argument. Where
+//! rustix or nix have a safe call, that is used.
+#![allow(unsafe_code)]
+
+mod child;
+mod dm;
+mod module;
+mod power;
+mod route;
+mod signals;
+mod uevent;
+mod watchdog;
+
+pub use child::{Child, Identity, MountStep, Output, SpawnError};
+pub use dm::{Device, DmError, Mapper};
+pub use module::load as load_module;
+pub use power::{power_off, reboot, take_ctrl_alt_del};
+pub use route::{Interface, RouteError, Router};
+pub use rustix::thread::CapabilitySet;
+pub use signals::{Signal, Signals};
+pub use uevent::{Uevent, UeventSocket};
+pub use watchdog::Watchdog;
