@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod damage;
+pub mod machine;
 pub mod programs;
 pub mod release;
