@@ -1,2 +1,32 @@
-//! Virtual machines with a TPM, as values
+//! Virtual machines with a TPM, as values: QEMU, swtpm and UEFI firmware of the tools tree, described by a
+//! [`Builder`], awaited by their console and by QMP, and gone when the [`Machine`] is dropped or its process killed.
+//!
+//! What they share with the host is 127.0.0.1: guests reach nothing, the host reaches the ports that are forwarded.
+//!
+//! Not here: anything about what runs inside; the harness knows of the guest only its console lines
+//! (`pillar_layout::console`) and the agent's port.
 #![forbid(unsafe_code)]
+
+pub mod accel;
+mod console;
+mod disk;
+mod error;
+mod firmware;
+mod machine;
+mod plan;
+mod ports;
+mod process;
+mod qmp;
+pub mod record;
+mod swtpm;
+mod wait;
+
+pub use console::{Cleaner, Console, Mark, Match, printable};
+pub use error::{Error, Result};
+pub use firmware::{Firmware, SecureBootCertificates, enrolled_template};
+pub use machine::{Builder, DiskMode, Machine, TpmKind, check_name};
+pub use process::{Lifetime, ProcessId};
+pub use qmp::{Event, Qmp};
+pub use record::Record;
+pub use swtpm::{EkCa, Swtpm, manufacture};
+pub use wait::speaks_tls;
