@@ -38,11 +38,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Short> {
-        let found = self
-            .bytes
-            .get(self.at..)
-            .and_then(|rest| rest.get(..len))
-            .ok_or(Short { offset: self.at, wanted: len, left: self.left() })?;
+        let found = self.bytes.get(self.at..).and_then(|rest| rest.get(..len)).ok_or(Short {
+            offset: self.at,
+            wanted: len,
+            left: self.left(),
+        })?;
         self.at += len;
         Ok(found)
     }

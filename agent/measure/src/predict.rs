@@ -6,7 +6,7 @@
 
 use crate::hash::{extend, hash, zero};
 use object::LittleEndian as LE;
-use object::pe::IMAGE_DIRECTORY_ENTRY_SECURITY;
+use object::pe::{IMAGE_DIRECTORY_ENTRY_SECURITY, ImageDataDirectory};
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, PeFile64};
 use pillar_layout::{pcr, phase};
 use pillar_model::{Bank, BootApplication, Digest, PcrIndex, PcrPrediction};
@@ -95,17 +95,19 @@ impl<'a> Pe<'a> {
         self.file.dos_header().nt_headers_offset() as usize + 24
     }
 
-    /// Where the certificate table's directory entry stands, and how many bytes the table has; `None` when the
-    /// file has no room for one.
-    fn certificates(&self) -> Option<(usize, usize)> {
-        let entry = self.file.data_directories().get(IMAGE_DIRECTORY_ENTRY_SECURITY)?;
+    /// Where the certificate table's directory entry stands, and the entry; `None` when the header has no room for
+    /// one. An unsigned file has the entry too, all zero.
+    fn certificates(&self) -> Option<(usize, &'a ImageDataDirectory)> {
+        let entry = self.file.data_directories().iter().nth(IMAGE_DIRECTORY_ENTRY_SECURITY)?;
         // The directories follow the 112 fixed bytes of the PE32+ optional header, 8 bytes each.
         let offset = self.optional_header() + 112 + 8 * IMAGE_DIRECTORY_ENTRY_SECURITY;
-        Some((offset, entry.size.get(LE) as usize))
+        Some((offset, entry))
     }
 
     fn range(&self, start: usize, end: usize) -> Result<&'a [u8], Error> {
-        self.bytes.get(start..end).ok_or_else(|| layout(format!("bytes {start} to {end} are not in the file")))
+        self.bytes
+            .get(start..end)
+            .ok_or_else(|| layout(format!("bytes {start} to {end} are not in the file")))
     }
 
     /// The parts of the file that Authenticode hashes, in its order (Windows Authenticode Portable Executable
@@ -115,15 +117,15 @@ impl<'a> Pe<'a> {
         let headers_end = self.file.nt_headers().optional_header().size_of_headers() as usize;
         let checksum = self.optional_header() + 64;
         let mut parts = vec![self.range(0, checksum)?];
-        let certificates_len = match self.certificates() {
-            Some((entry, len)) => {
-                parts.push(self.range(checksum + 4, entry)?);
-                parts.push(self.range(entry + 8, headers_end)?);
-                len
+        let (table_start, table_len) = match self.certificates() {
+            Some((at, entry)) => {
+                parts.push(self.range(checksum + 4, at)?);
+                parts.push(self.range(at + 8, headers_end)?);
+                (entry.virtual_address.get(LE) as usize, entry.size.get(LE) as usize)
             }
             None => {
                 parts.push(self.range(checksum + 4, headers_end)?);
-                0
+                (0, 0)
             }
         };
 
@@ -140,24 +142,19 @@ impl<'a> Pe<'a> {
             // The firmware sums lengths and takes the sum as an offset; only where nothing overlaps and nothing
             // is left out between the sections does that mean what it seems to.
             if start != hashed {
-                return Err(layout(format!("a section starts at byte {start}, the one before ends at {hashed}")));
+                return Err(layout(format!(
+                    "a section starts at byte {start}, the one before ends at {hashed}"
+                )));
             }
             parts.push(self.range(start, start + len)?);
             hashed = start + len;
         }
-        let certificates = self
-            .bytes
-            .len()
-            .checked_sub(certificates_len)
-            .filter(|start| *start >= hashed)
-            .ok_or_else(|| layout("the certificate table overlaps a section"))?;
-        if let Some(entry) = self.file.data_directories().get(IMAGE_DIRECTORY_ENTRY_SECURITY)
-            && certificates_len != 0
-            && entry.virtual_address.get(LE) as usize != certificates
-        {
+        let end = self.bytes.len().checked_sub(table_len).filter(|end| *end >= hashed);
+        let end = end.ok_or_else(|| layout("the certificate table overlaps a section"))?;
+        if table_len != 0 && table_start != end {
             return Err(layout("the certificate table is not at the end of the file"));
         }
-        parts.push(self.range(hashed, certificates)?);
+        parts.push(self.range(hashed, end)?);
         Ok(parts)
     }
 
@@ -342,10 +339,9 @@ pub fn pcr4(applications: &[BootApplication], bank: Bank) -> Option<Digest> {
 pub fn predict(loader: &[u8], uki: &[u8], bank: Bank) -> Result<PcrPrediction, Error> {
     let applications = boot_applications(loader, uki, &[bank])?;
     let mut fixed = BTreeMap::new();
-    for (index, value) in [
-        (pcr::BOOT_APPLICATIONS, pcr4(&applications, bank)),
-        (pcr::KERNEL, Some(uki_pcr9(uki, bank)?)),
-    ] {
+    for (index, value) in
+        [(pcr::BOOT_APPLICATIONS, pcr4(&applications, bank)), (pcr::KERNEL, Some(uki_pcr9(uki, bank)?))]
+    {
         if let (Ok(index), Some(value)) = (PcrIndex::new(index), value) {
             fixed.insert(index, value);
         }

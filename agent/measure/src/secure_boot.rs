@@ -219,7 +219,7 @@ pub fn signatures(data: &[u8]) -> Result<Vec<Signature>, String> {
         let mut body = Reader::new(reader.take(body).map_err(short)?);
         body.take(header as usize).map_err(short)?;
         let each = each as usize;
-        if each <= 16 || body.left() % each != 0 {
+        if each <= 16 || !body.left().is_multiple_of(each) {
             return Err(format!("{} bytes do not hold entries of {each} bytes", body.left()));
         }
         while body.left() > 0 {
@@ -246,7 +246,9 @@ fn authority(variable: &Variable<'_>) -> Authority {
     match variable.data.split_at_checked(16) {
         // DER of a certificate begins with a SEQUENCE of a two-byte length; a bare digest of an image does not.
         Some((_owner, data))
-            if variable.name == "db" && variable.guid == IMAGE_SECURITY && data.starts_with(&[0x30, 0x82]) =>
+            if variable.name == "db"
+                && variable.guid == IMAGE_SECURITY
+                && data.starts_with(&[0x30, 0x82]) =>
         {
             Authority::Certificate(hash(Bank::Sha256, &[data]))
         }

@@ -275,14 +275,22 @@ impl<'a> EventLog<'a> {
             return Err(Error::TooLarge(bytes.len()));
         }
         let mut reader = Reader::new(bytes);
-        let first = sha1_event(&mut reader, 0).map_err(|fault| Error::Event { number: 0, offset: 0, fault })?;
+        let first =
+            sha1_event(&mut reader, 0).map_err(|fault| Error::Event { number: 0, offset: 0, fault })?;
         if first.event_type == EventType::NoAction && first.data.starts_with(SPEC_ID) {
-            if first.pcr.map(PcrIndex::get) != Some(0) || first.digests.iter().any(|(_, d)| d.iter().any(|b| *b != 0))
+            if first.pcr.map(PcrIndex::get) != Some(0)
+                || first.digests.iter().any(|(_, d)| d.iter().any(|b| *b != 0))
             {
                 return Err(Error::Header("PCR and digest must be zero".into()));
             }
             let algorithms = spec_id(first.data).map_err(Error::Header)?;
-            let mut log = Self { algorithms, crypto_agile: true, startup_locality: None, events: Vec::new(), used: None };
+            let mut log = Self {
+                algorithms,
+                crypto_agile: true,
+                startup_locality: None,
+                events: Vec::new(),
+                used: None,
+            };
             log.read_events(&mut reader)?;
             return Ok(log);
         }
@@ -314,7 +322,11 @@ impl<'a> EventLog<'a> {
         if looks_like_header(reader.peek()) {
             return Err(Fault::SecondHeader);
         }
-        if self.crypto_agile { agile_event(reader, number, &self.algorithms) } else { sha1_event(reader, number) }
+        if self.crypto_agile {
+            agile_event(reader, number, &self.algorithms)
+        } else {
+            sha1_event(reader, number)
+        }
     }
 
     /// Rules about single events that hold whatever the policy is.
@@ -422,7 +434,8 @@ fn spec_id(data: &[u8]) -> Result<Vec<(u16, usize)>, String> {
         if algorithms.iter().any(|(seen, _)| *seen == id) {
             return Err(format!("digest algorithm {id:#06x} is there twice"));
         }
-        let right = Bank::from_alg_id(id).map_or((1..=DIGEST_MAX_BYTES).contains(&size), |b| b.digest_bytes() == size);
+        let right = Bank::from_alg_id(id)
+            .map_or((1..=DIGEST_MAX_BYTES).contains(&size), |b| b.digest_bytes() == size);
         if !right {
             return Err(format!("digests of algorithm {id:#06x} cannot have {size} bytes"));
         }

@@ -45,7 +45,7 @@ pub struct ReleasePredicate {
     pub cmdline: String,
     /// Bytes of each file of the release, by name.
     pub sizes_bytes: BTreeMap<String, u64>,
-    /// What the firmware starts, in order: loader, UKI, the kernel inside the UKI.
+    /// What the firmware starts and measures, in order: loader, UKI. (The stub starts the kernel itself.)
     pub boot_applications: Vec<BootApplication>,
     /// Predicted PCR values per bank.
     pub pcrs: BTreeMap<Bank, PcrPrediction>,
@@ -58,7 +58,7 @@ pub struct ReleasePredicate {
 /// One program that the firmware starts and measures into PCR 4.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootApplication {
-    /// "loader", "uki" or "kernel".
+    /// "loader" or "uki".
     pub name: String,
     /// Authenticode digest per bank.
     pub authenticode: BTreeMap<Bank, Digest>,
