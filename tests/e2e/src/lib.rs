@@ -6,3 +6,4 @@ pub mod damage;
 pub mod machine;
 pub mod programs;
 pub mod release;
+pub mod saved;
