@@ -1,0 +1,197 @@
+//! Finds the disk that holds the image: the one whose partition table has the two halves of the root hash.
+
+use crate::modules::Modules;
+use crate::{clock, files};
+use pillar_layout::gpt::TYPE_ESP;
+use pillar_model::{RootHash, Slot};
+use pillar_os::UeventSocket;
+use pillar_slot::{Gpt, GptError, Guid, PairError, find_by_type, root_pair};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const BLOCK_DEVICES: &str = "/sys/class/block";
+/// How long the disk may take to appear.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+const SMALL_FILE_BYTES: usize = 256;
+/// Sysfs tells sizes in these, whatever the disk's own blocks are.
+const SECTOR_BYTES: u64 = 512;
+/// Devices that are no disks, by the beginning of their name.
+const NO_DISKS: [&str; 5] = ["loop", "ram", "dm-", "zram", "sr"];
+
+/// A partition's device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Node under `/dev`.
+    pub node: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// The disk with the image.
+#[derive(Debug)]
+pub struct Found {
+    /// The disk's name, for example "vda".
+    pub disk: String,
+    /// Which slot the root hash names.
+    pub slot: Slot,
+    /// Data.
+    pub data: Part,
+    /// Hash tree.
+    pub hash: Part,
+    /// Number of the EFI system partition on the same disk.
+    pub esp: Option<u32>,
+    /// Something to tell about the partition table.
+    pub warning: Option<String>,
+}
+
+/// Why a disk is not the one, or none is.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Time is over.
+    #[error("no disk with the partitions of the root hash within {} s: {seen}", DEADLINE.as_secs())]
+    Deadline {
+        /// Every disk with what was wrong.
+        seen: String,
+    },
+    /// Waiting failed.
+    #[error("cannot wait for devices")]
+    Wait(#[source] io::Error),
+    /// A disk could not be read.
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    /// Its table.
+    #[error(transparent)]
+    Table(#[from] GptError),
+    /// The pair.
+    #[error(transparent)]
+    Pair(#[from] PairError),
+    /// The kernel does not show the partition (yet).
+    #[error("the kernel shows no partition {0}")]
+    Hidden(u32),
+}
+
+/// Waits for the disk, loading modules for devices that appear.
+pub fn wait(hash: &RootHash, events: &UeventSocket, modules: &mut Modules) -> Result<Found, DiskError> {
+    let deadline = clock::now() + DEADLINE;
+    loop {
+        let seen = match search(hash) {
+            Ok(found) => return Ok(found),
+            Err(seen) => seen,
+        };
+        let left = deadline.saturating_sub(clock::now());
+        if left.is_zero() {
+            return Err(DiskError::Deadline { seen });
+        }
+        let mut wait = [PollFd::new(events, PollFlags::IN)];
+        match poll(&mut wait, Some(&clock::timespec(left))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(DiskError::Wait(errno.into())),
+        }
+        take_events(events, modules);
+    }
+}
+
+/// Takes all events that wait, loading modules.
+fn take_events(events: &UeventSocket, modules: &mut Modules) {
+    loop {
+        match events.next() {
+            Ok(Some(event)) => {
+                if let Some(modalias) = event.modalias.filter(|_| event.action == "add") {
+                    modules.load_for_device(&modalias);
+                }
+            }
+            Ok(None) => return,
+            // Events were lost: look at everything.
+            Err(_) => return modules.load_for_all_devices(),
+        }
+    }
+}
+
+/// Looks at every disk; the error is what was seen.
+fn search(hash: &RootHash) -> Result<Found, String> {
+    let mut seen = Vec::new();
+    for disk in disks() {
+        match examine(&disk, hash) {
+            Ok(found) => return Ok(found),
+            Err(why) => seen.push(format!("{disk}: {}", crate::log::chain(&why))),
+        }
+    }
+    Err(if seen.is_empty() { "there is no disk".to_owned() } else { seen.join("; ") })
+}
+
+fn disks() -> Vec<String> {
+    let mut disks: Vec<String> = fs::read_dir(BLOCK_DEVICES)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| !entry.path().join("partition").exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !NO_DISKS.iter().any(|other| name.starts_with(other)))
+        .collect();
+    disks.sort();
+    disks
+}
+
+fn examine(disk: &str, hash: &RootHash) -> Result<Found, DiskError> {
+    let gpt = read_table(disk)?;
+    let pair = root_pair(&gpt, hash)?;
+    Ok(Found {
+        disk: disk.to_owned(),
+        slot: pair.slot,
+        data: partition(disk, pair.data.number, Some(pair.data.guid))?,
+        hash: partition(disk, pair.hash.number, Some(pair.hash.guid))?,
+        esp: find_by_type(&gpt, TYPE_ESP).map(|esp| esp.number),
+        warning: gpt.warning().map(|what| format!("{disk}: partition table: {what}")),
+    })
+}
+
+fn read_table(disk: &str) -> Result<Gpt, DiskError> {
+    let node = Path::new("/dev").join(disk);
+    let wrong = |error| DiskError::Read(node.clone(), error);
+    let sys = Path::new(BLOCK_DEVICES).join(disk);
+    let block: u32 = number(&sys.join("queue/logical_block_size")).map_err(wrong)?;
+    let sectors: u64 = number(&sys.join("size")).map_err(wrong)?;
+    let file = File::open(&node).map_err(wrong)?;
+    let blocks = sectors.saturating_mul(SECTOR_BYTES) / u64::from(block.max(1));
+    Ok(Gpt::read(block, blocks, |offset, bytes| {
+        let mut buffer = vec![0; bytes];
+        file.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer)
+    })?)
+}
+
+/// The kernel's device for a partition of a disk. When a GUID is given it is our reading of the table that is
+/// checked against the kernel's, as far as the kernel tells.
+pub fn partition(disk: &str, wanted: u32, guid: Option<Guid>) -> Result<Part, DiskError> {
+    let sys = Path::new(BLOCK_DEVICES).join(disk);
+    for entry in fs::read_dir(&sys).map_err(|error| DiskError::Read(sys.clone(), error))?.flatten() {
+        let path = entry.path();
+        if number::<u32>(&path.join("partition")).ok() != Some(wanted) {
+            continue;
+        }
+        let told = files::read_text(&path.join("uevent"), 4 * SMALL_FILE_BYTES).unwrap_or_default();
+        let told = told.lines().find_map(|line| line.strip_prefix("PARTUUID="));
+        if let (Some(guid), Some(told)) = (guid, told)
+            && !told.eq_ignore_ascii_case(&guid.to_string())
+        {
+            return Err(DiskError::Hidden(wanted));
+        }
+        let sectors: u64 =
+            number(&path.join("size")).map_err(|error| DiskError::Read(path.clone(), error))?;
+        return Ok(Part {
+            node: Path::new("/dev").join(entry.file_name()),
+            bytes: sectors.saturating_mul(SECTOR_BYTES),
+        });
+    }
+    Err(DiskError::Hidden(wanted))
+}
+
+fn number<T: std::str::FromStr>(path: &Path) -> io::Result<T> {
+    let text = files::read_text(path, SMALL_FILE_BYTES)?;
+    text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a number"))
+}

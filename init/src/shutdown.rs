@@ -1,0 +1,88 @@
+//! The ordered end: workload, agent, disk, then the machine. Every step has its time, and the watchdog is not pinged any
+//! more, so that a step that hangs ends in a reset.
+
+use crate::log;
+use crate::run::Machine;
+use crate::service::Service;
+use crate::{clock, fatal};
+use pillar_model::WorkloadState;
+use std::time::Duration;
+
+/// For the workload to end by itself.
+const WORKLOAD_TIME: Duration = Duration::from_secs(10);
+/// For the agent.
+const AGENT_TIME: Duration = Duration::from_secs(5);
+/// For what was killed to be gone.
+const KILL_TIME: Duration = Duration::from_secs(2);
+/// The watchdog's time for all of it.
+const WATCHDOG_TIME: Duration = Duration::from_secs(30);
+
+/// How the machine ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Starts again.
+    Reboot,
+    /// Power off.
+    PowerOff,
+}
+
+/// Ends the machine.
+pub fn shut_down(mut machine: Machine, how: How) -> ! {
+    log::notice(match how {
+        How::Reboot => "shutting down to reboot",
+        How::PowerOff => "shutting down to power off",
+    });
+    if let Some(pings) = machine.pings.take() {
+        let armed = pings.watchdog.set_timeout(WATCHDOG_TIME).and_then(|_| pings.watchdog.ping());
+        if let Err(error) = armed {
+            log::warn(&format!("cannot set the watchdog for the shutdown: {error}"));
+        }
+        // Closing it would not disarm it, but a driver might be unloaded then; it stays open.
+        std::mem::forget(pings);
+    }
+    if let Some(unit) = &machine.workload {
+        unit.prober.kill();
+        stop(&mut machine, |m| m.workload.as_ref().map(|unit| &unit.service), WORKLOAD_TIME);
+        machine.record.change(|boot| boot.workload.state = WorkloadState::Stopped);
+    }
+    stop(&mut machine, |m| Some(&m.agent), AGENT_TIME);
+    rustix::fs::sync();
+    log::notice("down");
+    let error = match how {
+        How::Reboot => pillar_os::reboot(),
+        How::PowerOff => pillar_os::power_off(),
+    };
+    fatal::fatal(&format!("the kernel refused to end: {error}"))
+}
+
+/// Asks a child to end, then kills it.
+fn stop(machine: &mut Machine, which: impl Fn(&Machine) -> Option<&Service>, time: Duration) {
+    if let Some(service) = which(machine) {
+        service.terminate();
+    }
+    if !gone(machine, &which, time)
+        && let Some(service) = which(machine)
+    {
+        service.kill();
+        gone(machine, &which, KILL_TIME);
+    }
+}
+
+/// Waits for a child to be gone, going on to relay and reap.
+fn gone(machine: &mut Machine, which: impl Fn(&Machine) -> Option<&Service>, time: Duration) -> bool {
+    let deadline = clock::now() + time;
+    loop {
+        if which(machine).is_none_or(|service| !service.runs()) {
+            return true;
+        }
+        let left = deadline.saturating_sub(clock::now());
+        if left.is_zero() || machine.wait_at_most(left).is_err() {
+            return false;
+        }
+        // A signal that stays unread would make the wait return at once.
+        while let Ok(Some(_)) = machine.signals.next() {}
+        machine.relay();
+        // An agent that ends now is no failure, however often it did.
+        let _ = machine.reap();
+    }
+}

@@ -1,0 +1,176 @@
+//! Stage 2, on the sealed root: everything ready, then the agent and the workload.
+
+use crate::bless::Esp;
+use crate::measure::Measurer;
+use crate::modules::Modules;
+use crate::record::{BootRecord, Handover};
+use crate::run::{Machine, Pings, WorkloadUnit};
+use crate::service::Service;
+use crate::settings::{self, Settings, Source};
+use crate::supervise::{AgentPolicy, HealthJudge, Trial, WorkloadPolicy};
+use crate::{cgroup, clock, files, health, log, mounts, network, plan, sandbox};
+use anyhow::Context as _;
+use pillar_layout::{ESP_NODE, console, phase, root, run, user};
+use pillar_model::WorkloadState;
+use pillar_os::{Signal, Signals, UeventSocket, Watchdog};
+use rustix::fs::{Gid, Mode, Uid, chmod, chown};
+use rustix::system::sethostname;
+use std::convert::Infallible;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+const WATCHDOG: &str = "/dev/watchdog0";
+const SOFT_WATCHDOG: &str = "softdog";
+/// Long enough for a slow emulator, short enough to be of use.
+const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(60);
+const TPM: &str = "/dev/tpmrm0";
+
+/// Runs the stage, then the loop; returns only when it failed.
+pub fn run() -> anyhow::Result<Infallible> {
+    log::open().context("cannot open the kernel log")?;
+    let Handover { boot, disk, esp, records } = Handover::take().context("nothing handed over by stage 1")?;
+    let mut measurer = Measurer::open(records, Some(boot.tpm.clone()));
+    let mut record = BootRecord::new(boot);
+    measurer.phase(phase::SYSINIT);
+    record.reached(phase::SYSINIT, measurer.state());
+
+    let signals = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2, Signal::SIGPWR];
+    let signals = Signals::block(&signals).context("cannot take signals")?;
+    if let Err(error) = pillar_os::take_ctrl_alt_del() {
+        log::warn(&format!("cannot take Ctrl-Alt-Del: {error}"));
+    }
+    mounts::mount_all(&plan::LATE)?;
+    mounts::set_sysctls(&plan::SYSCTLS);
+    cgroup::enable().context("cannot use control groups")?;
+
+    let events = UeventSocket::open().context("cannot listen for devices")?;
+    let mut modules = Modules::open(&record.get().kernel);
+    modules.load_list(root::ROOT_MODULES);
+    modules.load_for_all_devices();
+    let pings = arm_watchdog(&mut modules);
+
+    let esp = Esp { disk, number: esp };
+    let settings = node_settings(&mut measurer, &esp, &mut modules);
+    record.change(|boot| {
+        if let Some(name) = &settings.name {
+            name.clone_into(&mut boot.name);
+        }
+    });
+    if let Err(errno) = sethostname(record.get().name.as_bytes()) {
+        log::warn(&format!("cannot set the host name: {errno}"));
+    }
+    network::loopback_up();
+    let waiting_settings = (!network::set_first(&settings)).then_some(settings);
+
+    give_to_agent(TPM, 0o660, false);
+    let requests = UnixDatagram::bind(run::INIT_SOCKET).context(run::INIT_SOCKET)?;
+    requests.set_nonblocking(true).context(run::INIT_SOCKET)?;
+    give_to_agent(run::INIT_SOCKET, 0o600, true);
+    let agent = cgroup::make("agent", &sandbox::agent_limits()).context("cannot make the agent's group")?;
+    let workload = workload_unit(&mut record)?;
+
+    measurer.phase(phase::READY);
+    record.reached(phase::READY, measurer.state());
+    drop(measurer);
+    log::notice(console::READY);
+    Machine {
+        record,
+        signals,
+        events,
+        requests,
+        pings,
+        modules,
+        waiting_settings,
+        esp,
+        agent: Service::new("agent: ", sandbox::agent(agent)),
+        agent_policy: AgentPolicy::default(),
+        workload,
+        trial: Trial::Unknown,
+    }
+    .run()
+}
+
+/// Arms the watchdog: a hardware one if a module was loaded for it, else the kernel's own.
+fn arm_watchdog(modules: &mut Modules) -> Option<Pings> {
+    if !Path::new(WATCHDOG).exists() {
+        modules.load_or_warn(SOFT_WATCHDOG);
+    }
+    let watchdog = match Watchdog::open(Path::new(WATCHDOG)) {
+        Ok(watchdog) => watchdog,
+        Err(error) => {
+            log::warn(&format!("no watchdog: {error}"));
+            return None;
+        }
+    };
+    let timeout = watchdog.set_timeout(WATCHDOG_TIMEOUT).unwrap_or_else(|error| {
+        log::warn(&format!("watchdog keeps its own timeout: {error}"));
+        WATCHDOG_TIMEOUT / 4
+    });
+    let kind = files::read_text(Path::new("/sys/class/watchdog/watchdog0/identity"), 128).unwrap_or_default();
+    log::info(&format!("watchdog armed: {}, {} s", kind.trim(), timeout.as_secs()));
+    let every = (timeout / 4).max(Duration::from_secs(1));
+    Some(Pings { watchdog, every, next: clock::now() + every })
+}
+
+/// Reads the node settings, measures them, then takes what is valid.
+fn node_settings(measurer: &mut Measurer, esp: &Esp, modules: &mut Modules) -> Settings {
+    let text = match settings::from_fw_cfg() {
+        Source::FwCfg(text) => text,
+        Source::Esp => esp
+            .with(modules, false, |directory| Ok(settings::read(&directory.join(ESP_NODE))))
+            .inspect_err(|error| log::warn(&format!("node settings ignored: {}", log::chain(error))))
+            .unwrap_or_default(),
+    };
+    let Some(text) = text else { return Settings::default() };
+    if !measurer.node_settings(&text) {
+        log::warn("node settings ignored: they could not be measured");
+        return Settings::default();
+    }
+    let (settings, warnings) = Settings::parse(&text);
+    for warning in warnings {
+        log::warn(&format!("node settings: {warning}; ignored"));
+    }
+    if let Err(error) = files::replace(Path::new(run::NODE), user::AGENT, text.as_bytes()) {
+        log::warn(&format!("cannot write {}: {error}", run::NODE));
+    }
+    settings
+}
+
+/// Lets the agent use a node; without it the agent says itself what it lacks.
+fn give_to_agent(path: &str, mode: u32, owner: bool) {
+    let uid = owner.then(|| Uid::from_raw(user::AGENT));
+    match chown(path, uid, Some(Gid::from_raw(user::AGENT)))
+        .and_then(|()| chmod(path, Mode::from_raw_mode(mode)))
+    {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(errno) => log::warn(&format!("cannot give {path} to the agent: {errno}")),
+    }
+}
+
+/// The workload that the image carries.
+fn workload_unit(record: &mut BootRecord) -> anyhow::Result<Option<WorkloadUnit>> {
+    let Some(workload) = health::read_workload().context(root::WORKLOAD)? else {
+        log::info("this image carries no workload");
+        return Ok(None);
+    };
+    let group = cgroup::make("workload", &workload.limits).context("cannot make the workload's group")?;
+    let probers =
+        cgroup::make("prober", &sandbox::prober_limits()).context("cannot make the prober's group")?;
+    let child = sandbox::workload(&workload, group).context("the workload has no command")?;
+    let mut prober = Service::new("health: ", sandbox::prober(&workload, probers));
+    // It starts when the workload has.
+    prober.start_at = None;
+    record.change(|boot| {
+        workload.name.clone_into(&mut boot.workload.name);
+        boot.workload.state = WorkloadState::Starting;
+    });
+    Ok(Some(WorkloadUnit {
+        service: Service::new("workload: ", child),
+        prober,
+        policy: WorkloadPolicy::default(),
+        judge: HealthJudge::new(workload.health.failures, clock::now()),
+        failures: workload.health.failures,
+        writable: workload.writable.len(),
+    }))
+}
