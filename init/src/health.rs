@@ -81,7 +81,9 @@ fn connect(port: u16, deadline: Instant) -> io::Result<TcpStream> {
 fn http(port: u16, path: &str, deadline: Instant) -> io::Result<()> {
     let mut stream = connect(port, deadline)?;
     stream.set_write_timeout(Some(left(deadline)?))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n")?;
+    // In one piece: a server may answer and close as soon as it has seen the first line.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut line = Vec::new();
     while line.len() < STATUS_MAX_BYTES && !line.contains(&b'\n') {
         stream.set_read_timeout(Some(left(deadline)?))?;

@@ -73,9 +73,16 @@ pub fn set_sysctls(table: &[(&str, &str)]) {
         match files::set(&Path::new("/proc/sys").join(name), value) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Set on the kernel command line, which forbids to set it again.
+            Err(_) if has_value(name, value) => {}
             Err(error) => log::warn(&format!("cannot set sysctl {name}: {error}")),
         }
     }
+}
+
+fn has_value(name: &str, value: &str) -> bool {
+    let current = files::read_text(&Path::new("/proc/sys").join(name), 256);
+    current.is_ok_and(|current| current.trim() == value.trim())
 }
 
 /// Moves what is mounted to the new root, frees what the initrd held, and makes `new` the root.

@@ -82,6 +82,8 @@ pub struct Machine {
     pub workload: Option<WorkloadUnit>,
     /// Trial or blessed.
     pub trial: Trial,
+    /// The machine is shutting down: what ends now is meant to.
+    pub ending: bool,
 }
 
 impl Machine {
@@ -253,9 +255,11 @@ impl Machine {
         if !phases.iter().any(|phase| phase.name == WORKLOAD_HEALTHY_PHASE) {
             let tpm = self.record.get().tpm.clone();
             self.record.reached(WORKLOAD_HEALTHY_PHASE, &tpm);
+            log::notice(console::WORKLOAD_HEALTHY);
+        } else {
+            log::info("workload healthy again");
         }
         self.set_workload(WorkloadState::Healthy, "");
-        log::notice(console::WORKLOAD_HEALTHY);
     }
 
     /// Loads modules for devices that came, and sets the network when its interface did.
@@ -307,6 +311,9 @@ impl Machine {
 
     fn agent_ended(&mut self, how: &str) -> Result<(), String> {
         let ran = self.agent.ended();
+        if self.ending {
+            return Ok(());
+        }
         log::warn(&format!("agent {how} after {} s", ran.as_secs()));
         match self.agent_policy.ended(ran) {
             Next::StartIn(pause) => {
@@ -322,6 +329,9 @@ impl Machine {
         let ran = unit.service.ended();
         unit.prober.kill();
         unit.prober.start_at = None;
+        if self.ending {
+            return;
+        }
         let pause = unit.policy.ended(ran);
         unit.service.start_at = Some(clock::now() + pause);
         log::warn(&format!(

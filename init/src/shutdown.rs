@@ -32,6 +32,7 @@ pub fn shut_down(mut machine: Machine, how: How) -> ! {
         How::Reboot => "shutting down to reboot",
         How::PowerOff => "shutting down to power off",
     });
+    machine.ending = true;
     if let Some(pings) = machine.pings.take() {
         let armed = pings.watchdog.set_timeout(WATCHDOG_TIME).and_then(|_| pings.watchdog.ping());
         if let Err(error) = armed {
@@ -82,7 +83,6 @@ fn gone(machine: &mut Machine, which: impl Fn(&Machine) -> Option<&Service>, tim
         // A signal that stays unread would make the wait return at once.
         while let Ok(Some(_)) = machine.signals.next() {}
         machine.relay();
-        // An agent that ends now is no failure, however often it did.
         let _ = machine.reap();
     }
 }

@@ -40,6 +40,7 @@ pub fn run() -> anyhow::Result<Infallible> {
     let mut modules = Modules::open(&kernel);
     modules.load_list(root::INITRD_MODULES);
     modules.load_for_all_devices();
+    phases.push(phase_now("modules-loaded"));
 
     let found = disk::wait(&root_hash, &events, &mut modules)?;
     if let Some(warning) = &found.warning {

@@ -49,6 +49,7 @@ pub fn run() -> anyhow::Result<Infallible> {
     modules.load_list(root::ROOT_MODULES);
     modules.load_for_all_devices();
     let pings = arm_watchdog(&mut modules);
+    record.reached("devices-ready", measurer.state());
 
     let esp = Esp { disk, number: esp };
     let settings = node_settings(&mut measurer, &esp, &mut modules);
@@ -87,6 +88,7 @@ pub fn run() -> anyhow::Result<Infallible> {
         agent_policy: AgentPolicy::default(),
         workload,
         trial: Trial::Unknown,
+        ending: false,
     }
     .run()
 }
