@@ -2,7 +2,7 @@
 //! listens; here that file is followed, awaited, and written again line by line with the host's time.
 
 use crate::error::{Error, Result, file_error, tail};
-use crate::process::{drain, wait_readable, watch};
+use crate::process::{ProcessId, drain, wait_readable, watch};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::inotify::WatchFlags;
 use std::fs::File;
@@ -152,6 +152,31 @@ impl Console {
                 });
             }
             seen = self.wait(seen, until);
+        }
+    }
+
+    /// The console of a machine that another process started; ends with it.
+    pub fn attach(log: &Path, writer: &ProcessId) -> Result<Self> {
+        // One that has ended leaves its log: then that is read to its end.
+        let process = match writer.descriptor() {
+            Some(descriptor) => descriptor,
+            None => eventfd(1, EventfdFlags::CLOEXEC).map_err(|e| file_error("watch", log)(e.into()))?,
+        };
+        Self::follow(log, None, process.as_fd(), Instant::now())
+    }
+
+    /// Waits for text behind `from`; none when the machine has ended and all was read.
+    #[must_use]
+    pub fn more(&self, from: Mark) -> Option<(String, Mark)> {
+        let mut seen = self.shared.lock();
+        loop {
+            if seen.text.len() > from.0 {
+                return Some((seen.text[from.0..].to_owned(), Mark(seen.text.len())));
+            }
+            if seen.ended || seen.flooded {
+                return None;
+            }
+            seen = self.shared.changed.wait(seen).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -155,7 +155,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Error::Tools(_) | Error::FirmwareMissing(_) => "`./just tools` makes the tools tree".to_owned(),
+            Error::FirmwareMissing(_) => "`./just tools` makes the tools tree".to_owned(),
             Error::ImageMissing(_) => "`./just image` builds it".to_owned(),
             Error::DiskFull { .. } => {
                 "make room, or remove old machines under out/run (`./just down` first)".to_owned()

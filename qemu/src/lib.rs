@@ -27,6 +27,6 @@ pub use firmware::{Firmware, SecureBootCertificates, enrolled_template};
 pub use machine::{Builder, DiskMode, Machine, TpmKind, check_name};
 pub use process::{Lifetime, ProcessId};
 pub use qmp::{Event, Qmp};
-pub use record::Record;
+pub use record::{Record, Stopped};
 pub use swtpm::{EkCa, Swtpm, manufacture};
 pub use wait::speaks_tls;

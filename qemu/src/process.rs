@@ -59,7 +59,7 @@ impl ProcessId {
     }
 
     /// A descriptor that stands for exactly this process, or none when it has ended.
-    fn descriptor(&self) -> Option<OwnedFd> {
+    pub(crate) fn descriptor(&self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let descriptor = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         // Asked after opening: from here on the number cannot change its meaning.

@@ -1,16 +1,39 @@
 //! `machine.json` in a run folder: what other programs need to know of a machine, written when it starts.
 
+use crate::console::Console;
 use crate::error::{Error, Result, file_error};
+use crate::plan::{CONTROL_QMP_SOCKET, SERIAL_LOG};
 use crate::process::ProcessId;
+use crate::qmp::Qmp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The file's name.
 pub const FILE: &str = "machine.json";
+
+/// QEMU writes its disks out and ends.
+const QUIT_DEADLINE: Duration = Duration::from_secs(10);
+/// The TPM writes its state and ends.
+const TPM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How a machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It did not run.
+    WasNotRunning,
+    /// The guest powered itself off.
+    PoweredOff,
+    /// QEMU ended when it was told to.
+    Ended,
+    /// QEMU had to be killed.
+    Killed,
+    /// QEMU is still there: the host is in trouble.
+    Stuck,
+}
 
 /// One machine, as it was last started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +112,48 @@ impl Record {
         let bytes = serde_json::to_vec_pretty(self).map_err(|e| file_error("write", &path)(e.into()))?;
         fs::write(&work, bytes).map_err(file_error("write", &work))?;
         fs::rename(&work, &path).map_err(file_error("rename", &work))
+    }
+
+    /// The machine's console: its whole log, and what comes.
+    pub fn console(dir: &Path, record: &Self) -> Result<Console> {
+        Console::attach(&dir.join(SERIAL_LOG), &record.processes.qemu)
+    }
+
+    /// A QMP connection beside the one of the process that started the machine.
+    pub fn qmp(dir: &Path) -> Result<Qmp> {
+        Qmp::connect(dir, CONTROL_QMP_SOCKET, &dir.join("qmp.log"))
+    }
+
+    /// Stops it: asks the guest to power off when there is a `grace`, then QEMU to end, then kills it.
+    pub fn stop(&self, dir: &Path, grace: Duration) -> Stopped {
+        let qemu = &self.processes.qemu;
+        if !qemu.is_alive() {
+            self.end_tpm();
+            return Stopped::WasNotRunning;
+        }
+        let mut how = Stopped::Killed;
+        if let Ok(qmp) = Self::qmp(dir) {
+            if !grace.is_zero() && qmp.system_powerdown().is_ok() && qemu.wait_gone(grace) {
+                how = Stopped::PoweredOff;
+            } else {
+                // Its answer may be lost: QEMU closes the connection.
+                let _ = qmp.quit();
+                if qemu.wait_gone(QUIT_DEADLINE) {
+                    how = Stopped::Ended;
+                }
+            }
+        }
+        let gone = qemu.kill(QUIT_DEADLINE);
+        self.end_tpm();
+        if gone { how } else { Stopped::Stuck }
+    }
+
+    /// The TPM ends by itself with QEMU; one that does not is killed.
+    fn end_tpm(&self) {
+        if let Some(tpm) = self.processes.swtpm.filter(|tpm| !tpm.wait_gone(TPM_DEADLINE)) {
+            // Its end is all that can be done about it.
+            let _ = tpm.kill(QUIT_DEADLINE);
+        }
     }
 
     /// Whether its QEMU still runs.

@@ -1,0 +1,195 @@
+//! The command line.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// How many machines one `up` starts at most: each takes half a gigabyte.
+const MACHINES_MAX: usize = 32;
+
+/// Virtual machines with a TPM that boot the sealed image
+#[derive(Debug, Parser)]
+#[command(name = "pillar-qemu", version, max_term_width = 100)]
+pub struct Cli {
+    /// Where the machines' folders are
+    #[arg(
+        long = "run-dir",
+        value_name = "DIR",
+        env = "PILLAR_RUN_DIR",
+        default_value = "out/run",
+        global = true
+    )]
+    pub run_dir: PathBuf,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Text, global = true)]
+    pub output: Output,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start machines and wait until their agents answer
+    Up(Up),
+    /// Print a machine's console and follow it
+    Console {
+        /// The machine; not needed when there is one
+        name: Option<String>,
+        /// Print what there is and end
+        #[arg(long)]
+        no_follow: bool,
+    },
+    /// Stop machines; all that run when none is named
+    Down {
+        /// The machines
+        names: Vec<String>,
+        /// All that run
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+        /// Press the power button and wait so many seconds before QEMU is ended
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        grace: u64,
+    },
+    /// List the machines
+    List,
+    /// Press a machine's reset button
+    Reset {
+        /// The machine; not needed when there is one
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Names, or how many (p1, p2 …); default: p1
+    #[arg(value_name = "N|NAME")]
+    pub machines: Vec<String>,
+    /// Disk image; it is copied, never written. Default: the newest out/pillar_*_virt.raw
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(128..=65536))]
+    pub memory: u32,
+    /// Processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+    /// Forward a port of 127.0.0.1 (a free one when left out) to a port of the machine
+    #[arg(long, value_name = "[HOST:]GUEST", default_values = ["8080"])]
+    pub forward: Vec<Forward>,
+    /// Port of 127.0.0.1 for the agent; default: a free one
+    #[arg(long, value_name = "PORT")]
+    pub agent_port: Option<u16>,
+    /// Begin with a new disk, a new TPM and firmware as from the factory
+    #[arg(long)]
+    pub fresh: bool,
+    /// Stay, print the console, and take the machine along when this command ends
+    #[arg(long)]
+    pub foreground: bool,
+    /// Without a TPM (it boots, and no verifier accepts it)
+    #[arg(long)]
+    pub no_tpm: bool,
+    /// Without Secure Boot (it boots, and no verifier accepts it)
+    #[arg(long)]
+    pub no_secure_boot: bool,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub timeout: u64,
+}
+
+impl Up {
+    /// The machines that are meant.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let names = match self.machines.as_slice() {
+            [] => vec!["p1".to_owned()],
+            [count] if count.bytes().all(|b| b.is_ascii_digit()) => {
+                let count: usize =
+                    count.parse().with_context(|| format!("{count} is not a number of machines"))?;
+                if !(1..=MACHINES_MAX).contains(&count) {
+                    bail!("{count} machines: 1 to {MACHINES_MAX} can be started at once");
+                }
+                (1..=count).map(|n| format!("p{n}")).collect()
+            }
+            names => names.to_vec(),
+        };
+        let mut seen = names.clone();
+        seen.sort();
+        seen.dedup();
+        if seen.len() != names.len() {
+            bail!("a machine is named twice");
+        }
+        for name in &names {
+            pillar_qemu::check_name(name)?;
+        }
+        if names.len() > 1 && self.foreground {
+            bail!("--foreground takes one machine");
+        }
+        if names.len() > 1 && (self.agent_port.is_some() || self.forward.iter().any(|f| f.host != 0)) {
+            bail!(
+                "a port of the host can be given to one machine only: leave it out to have one picked for each"
+            );
+        }
+        Ok(names)
+    }
+}
+
+/// A port of the host (0: any) and one of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    pub host: u16,
+    pub guest: u16,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| match text.parse::<u16>() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(format!("{text:?} is not a port (1 to 65535)")),
+        };
+        match text.split_once(':') {
+            Some((host, guest)) => Ok(Self { host: port(host)?, guest: port(guest)? }),
+            None => Ok(Self { host: 0, guest: port(text)? }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(words: &[&str]) -> Result<Vec<String>, String> {
+        let cli = Cli::try_parse_from([&["pillar-qemu", "up"], words].concat()).map_err(|e| e.to_string())?;
+        let Command::Up(up) = cli.command else { return Err("not up".to_owned()) };
+        up.names().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn machines_by_number_and_by_name() {
+        assert_eq!(names(&[]), Ok(vec!["p1".to_owned()]));
+        assert_eq!(names(&["2"]), Ok(vec!["p1".to_owned(), "p2".to_owned()]));
+        assert_eq!(names(&["a", "b"]), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        for wrong in
+            [&["0"][..], &["33"], &["a", "a"], &["../x"], &["2", "--foreground"], &["2", "--agent-port", "1"]]
+        {
+            assert!(names(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn forwards() {
+        assert_eq!("8080".parse(), Ok(Forward { host: 0, guest: 8080 }));
+        assert_eq!("1:2".parse(), Ok(Forward { host: 1, guest: 2 }));
+        for wrong in ["", "0", "a", "1:", "70000", "1:2:3"] {
+            assert!(wrong.parse::<Forward>().is_err(), "{wrong}");
+        }
+    }
+}
