@@ -1,2 +1,105 @@
-//! Builds the sealed image
-fn main() {}
+//! `pillar-image`: the command line of the image tooling.
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use pillar_image::assembly::{self, Built};
+use pillar_image::error::Error;
+use pillar_image::options::{Action, BuildOptions, Format, ListOptions, Options, words_to_flags};
+use pillar_image::progress::Progress;
+use pillar_image::{list, run};
+use pillar_tools::Tools;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = match words_to_flags(std::env::args()) {
+        Ok(words) => Options::parse_from(words),
+        Err(error) => {
+            report(&error);
+            return ExitCode::from(2);
+        }
+    };
+    let result = match &options.command {
+        Action::Build(options) => build(options),
+        Action::List(options) => show(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn build(options: &BuildOptions) -> Result<(), Error> {
+    run::end_cleanly_on_signals()?;
+    let progress = Progress::new();
+    let built = assembly::build(&assembly::project()?, options, &progress)?;
+    match options.output {
+        Format::Json => print(&json("the result", &built)?),
+        Format::Text => print(&summary(&built)),
+    }
+}
+
+fn show(options: &ListOptions) -> Result<(), Error> {
+    run::end_cleanly_on_signals()?;
+    let files = list::list(&Tools::open()?, &options.file)?;
+    if options.output == Format::Json {
+        return print(&json("the list", &files)?);
+    }
+    let mut text = String::new();
+    for file in files {
+        let target = file.target.map(|t| format!(" -> {t}")).unwrap_or_default();
+        text.push_str(&format!(
+            "{:9} {} {:>3}:{:<3} {:>9} {}{target}\n",
+            file.kind, file.mode, file.uid, file.gid, file.size, file.path
+        ));
+    }
+    print(text.trim_end())
+}
+
+fn json(what: &'static str, value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string_pretty(value).map_err(|source| Error::Json { what, source })
+}
+
+/// A closed pipe (`| head`) is the reader's wish, not a failure.
+fn print(text: &str) -> Result<(), Error> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::File { operation: "write to", path: "standard output".into(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn summary(built: &Built) -> String {
+    let mut text = format!(
+        "pillar {} ({}), kernel {}\nroot hash {}\n",
+        built.version, built.flavour, built.kernel, built.root_hash
+    );
+    for (name, size) in &built.files {
+        #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
+        let mib = *size as f64 / f64::from(1 << 20);
+        text.push_str(&format!("{mib:>8.1} MiB  {}\n", built.out.join(name).display()));
+    }
+    text.push_str(&format!("built in {:.1} s", built.took.as_secs_f64()));
+    text
+}
+
+/// `error:` what, `caused by:` why, `hint:` what to do.
+fn report(error: &Error) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let label = |code: &str, text: &str| {
+        if colour { format!("\x1b[1;{code}m{text}\x1b[0m") } else { text.to_owned() }
+    };
+    eprintln!("{} {error}", label("31", "error:"));
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        eprintln!("{} {cause}", label("33", "caused by:"));
+        source = cause.source();
+    }
+    if let Some(hint) = error.hint() {
+        eprintln!("{} {hint}", label("36", "hint:"));
+    }
+}

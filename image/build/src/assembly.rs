@@ -1,0 +1,491 @@
+//! One build from beginning to end. Everything is made in a scratch folder beside `out/`; at the end the files are
+//! renamed in, `release.json` last: where it is, everything that it names is.
+
+use crate::compile::{Compiler, Linking};
+use crate::disk::{self, EspFile};
+use crate::error::{Error, file};
+use crate::flavour::{self, Flavour};
+use crate::options::{BuildOptions, check_version};
+use crate::progress::Progress;
+use crate::run::{Scratch, uninterrupted};
+use crate::seal::{Sealer, SigningKey, UkiParts, cmdline};
+use crate::sealed::{self, Contents, Parts};
+use crate::workload::{self, Workload};
+use crate::workshop::{Packages, Workshop};
+use crate::{archive, release, sbom};
+use pillar_keys::{KeySource, Keys, Variable};
+use pillar_layout::gpt;
+use pillar_model::{Release, RootHash};
+use pillar_tools::Tools;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// What a build needs beside out/ at its peak: disk image, root as tar and erofs, UKI before and after signing.
+const SCRATCH_MIB: u64 = 500;
+
+/// 2025-01-01: the time of everything in an image whose source has no history to take one from.
+const FALLBACK_EPOCH: u64 = 1_735_689_600;
+
+const PID_1: &str = "pillar-init";
+const AGENT: &str = "pillar-agent";
+
+/// How often the boot loader starts a new image before it falls back.
+const TRIES: u32 = 3;
+
+/// What was built.
+#[derive(Debug, Clone, Serialize)]
+pub struct Built {
+    /// Image version.
+    pub version: String,
+    /// Flavour.
+    pub flavour: String,
+    /// Root of the verity tree.
+    pub root_hash: RootHash,
+    /// `uname -r` of the kernel.
+    pub kernel: String,
+    /// Name to size of every file in `out`.
+    pub files: BTreeMap<String, u64>,
+    /// Where they are.
+    pub out: PathBuf,
+    /// How long it took.
+    #[serde(rename = "seconds", serialize_with = "seconds")]
+    pub took: Duration,
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((duration.as_secs_f64() * 10.0).round() / 10.0)
+}
+
+/// The project's folder: the current one or one above it.
+pub fn project() -> Result<PathBuf, Error> {
+    let here = env::current_dir().map_err(file("find", Path::new(".")))?;
+    here.ancestors()
+        .find(|folder| folder.join("image/flavours").is_dir() && folder.join("Cargo.toml").is_file())
+        .map(Path::to_owned)
+        .ok_or(Error::NoProject(here))
+}
+
+/// Builds an image.
+pub fn build(project: &Path, options: &BuildOptions, progress: &Progress) -> Result<Built, Error> {
+    // What a person typed is checked first, all of it, before anything takes time.
+    let flavour = flavour::read(project, &options.flavour)?;
+    let version = options.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+    check_version(&version)?;
+    let workload = workload::read(&under(project, &options.workload))?;
+    let keys = SigningKeys::open(project, options)?;
+    let tools = Tools::open()?;
+    let out = Output::open(&under(project, &options.out))?;
+    check_space(out.beside(), SCRATCH_MIB)?;
+    let compiler = Compiler::new(project, options.offline)?;
+    let packages = match (options.offline, options.refresh) {
+        (true, _) => Packages::Offline,
+        (_, true) => Packages::Refresh,
+        _ => Packages::WhenMissing,
+    };
+    let workshop = Workshop::prepare(project, &flavour, &tools, packages, progress)?;
+    let scratch = Scratch::new(out.scratch())?;
+
+    let job = Job {
+        flavour: &flavour,
+        version: &version,
+        security_epoch: options.epoch,
+        workload: &workload,
+        keys: &keys,
+        workshop: &workshop,
+        compiler: &compiler,
+        sealer: &Sealer {
+            tools: &tools,
+            epoch: source_date_epoch(project),
+            seed: &format!("{version} {}", flavour.name),
+        },
+        progress,
+        scratch: &scratch,
+        keep_unsigned: options.unsigned,
+    };
+    let (release, files) = job.run()?;
+    progress.step("release into place");
+    let sizes = out.publish(&scratch, &files)?;
+    Ok(Built {
+        version,
+        flavour: flavour.name.clone(),
+        root_hash: release.predicate.root_hash,
+        kernel: workshop.kernel.clone(),
+        files: sizes,
+        out: out.folder.clone(),
+        took: progress.finish(),
+    })
+}
+
+fn under(project: &Path, path: &Path) -> PathBuf {
+    if path.is_absolute() {
+        return path.to_owned();
+    }
+    // What the person's own folder has comes first; the defaults are meant from the project.
+    match env::current_dir().map(|here| here.join(path)) {
+        Ok(here) if here.exists() => here,
+        _ => project.join(path),
+    }
+}
+
+/// `SOURCE_DATE_EPOCH`, else the time of the last commit, else a constant.
+fn source_date_epoch(project: &Path) -> u64 {
+    let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let committed = || {
+        let output = Command::new("git").arg("-C").arg(project).args(["log", "-1", "--format=%ct"]).output().ok()?;
+        String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+    };
+    given.or_else(committed).unwrap_or(FALLBACK_EPOCH)
+}
+
+fn check_space(folder: &Path, needed_mib: u64) -> Result<(), Error> {
+    let stat = rustix::fs::statvfs(folder).map_err(|e| file("look at", folder)(e.into()))?;
+    let free_mib = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
+    if free_mib < needed_mib {
+        return Err(Error::DiskFull { path: folder.to_owned(), free_mib, needed_mib });
+    }
+    Ok(())
+}
+
+/// The keys that a build uses.
+struct SigningKeys {
+    folder: Keys,
+    db: SigningKey,
+    pcr: KeySource,
+}
+
+impl SigningKeys {
+    fn open(project: &Path, options: &BuildOptions) -> Result<Self, Error> {
+        for (what, source) in [("Secure Boot key", &options.db_key), ("PCR key", &options.pcr_key)] {
+            if let Some(KeySource::File(path)) = source
+                && !path.is_file()
+            {
+                return Err(Error::MissingKey { what, path: path.clone() });
+            }
+        }
+        let folder = Keys::load(&under(project, &options.keys))?;
+        let db = folder.secure_boot(Variable::Db);
+        Ok(Self {
+            db: SigningKey {
+                key: options.db_key.clone().unwrap_or_else(|| db.key.into()),
+                certificate: db.certificate,
+            },
+            pcr: options.pcr_key.clone().unwrap_or_else(|| folder.pcr().key.into()),
+            folder,
+        })
+    }
+}
+
+/// The output folder, ours alone for as long as this lives.
+struct Output {
+    folder: PathBuf,
+    made: bool,
+    _lock: File,
+}
+
+impl Output {
+    fn open(folder: &Path) -> Result<Self, Error> {
+        let made = !folder.exists();
+        fs::create_dir_all(folder).map_err(file("create", folder))?;
+        let lock = File::open(folder).map_err(file("open", folder))?;
+        if lock.try_lock().is_err() {
+            return Err(Error::Busy(folder.to_owned()));
+        }
+        Ok(Self { folder: folder.to_owned(), made, _lock: lock })
+    }
+
+    fn beside(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Beside the output folder, so that renaming is all that it takes.
+    fn scratch(&self) -> PathBuf {
+        let mut name = self.folder.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        self.folder.with_file_name(name)
+    }
+
+    /// Renames everything in. A signal waits until this is done; a power cut in the middle leaves no release.json.
+    fn publish(&self, scratch: &Scratch, files: &[String]) -> Result<BTreeMap<String, u64>, Error> {
+        uninterrupted(|| {
+            let release = self.folder.join(release::FILE);
+            match fs::remove_file(&release) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(file("remove", &release)(error));
+                }
+                _ => {}
+            }
+            let mut sizes = BTreeMap::new();
+            for name in files {
+                let (from, to) = (scratch.join(name), self.folder.join(name));
+                fs::rename(&from, &to).map_err(file("rename", &from))?;
+                let size = fs::metadata(&to).map_err(file("read", &to))?.len();
+                sizes.insert(name.clone(), size);
+            }
+            Ok(sizes)
+        })
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.made {
+            // Only when the build failed and left it empty: a folder with files in it stays.
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// Everything that one build works with.
+struct Job<'a> {
+    flavour: &'a Flavour,
+    version: &'a str,
+    security_epoch: u64,
+    workload: &'a Workload,
+    keys: &'a SigningKeys,
+    workshop: &'a Workshop,
+    compiler: &'a Compiler,
+    sealer: &'a Sealer<'a>,
+    progress: &'a Progress,
+    scratch: &'a Scratch,
+    keep_unsigned: bool,
+}
+
+/// Compiled programs.
+struct Programs {
+    init: PathBuf,
+    agent: PathBuf,
+    workload: Vec<PathBuf>,
+}
+
+/// The signed boot files.
+struct BootFiles {
+    loader: PathBuf,
+    uki: PathBuf,
+    cmdline: String,
+}
+
+impl Job<'_> {
+    /// Makes every file of the release in the scratch folder; their names, `release.json` last.
+    fn run(&self) -> Result<(Release, Vec<String>), Error> {
+        let programs = self.compile()?;
+        let operators = self.keys.folder.operators_pem()?;
+        let parts = Parts {
+            workshop: self.workshop,
+            flavour: self.flavour,
+            version: self.version,
+            init: &programs.init,
+            agent: &programs.agent,
+            workload: self.workload,
+            workload_programs: &programs.workload,
+            operators: &operators,
+        };
+        self.progress.step("sealed root (erofs, dm-verity)");
+        let root = sealed::root(&parts)?;
+        let initrd = sealed::initrd(&parts)?;
+        let root_file = self.scratch.join(self.name("root"));
+        self.sealer.erofs(&root, self.scratch.path(), &root_file)?;
+        limit("the sealed root", &root_file, self.flavour.limits.root_mib)?;
+        let verity_file = self.scratch.join(self.name("verity"));
+        let root_hash = self.sealer.verity(&root_file, &verity_file)?;
+
+        self.progress.step("kernel, initrd and command line as one signed file (UKI)");
+        let boot = self.boot_files(&parts, &initrd, &root_hash)?;
+
+        self.progress.step("disk image");
+        let raw = self.disk(&boot, &root_hash, &root_file, &verity_file)?;
+
+        self.progress.step("measurements, release, bill of materials");
+        self.describe(&root, &initrd, &boot, root_hash, &raw)
+    }
+
+    fn name(&self, extension: &str) -> String {
+        format!("pillar_{}_{}.{extension}", self.version, self.flavour.name)
+    }
+
+    fn compile(&self) -> Result<Programs, Error> {
+        self.progress.step("PID 1");
+        let init = self.compiler.build(&[PID_1], Linking::Static)?.remove(0);
+        self.progress.step("agent and workload");
+        let mut packages = vec![AGENT];
+        packages.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
+        let mut paths = self.compiler.build(&packages, Linking::Dynamic)?;
+        let agent = paths.remove(0);
+        Ok(Programs { init, agent, workload: paths })
+    }
+
+    fn boot_files(&self, parts: &Parts<'_>, initrd: &Contents, root_hash: &RootHash) -> Result<BootFiles, Error> {
+        let write = |name: &str, bytes: &[u8]| {
+            let path = self.scratch.join(name);
+            fs::write(&path, bytes).map_err(file("write", &path))?;
+            Ok::<_, Error>(path)
+        };
+        let initrd = write("initrd.cpio", &archive::cpio(&initrd.tree)?)?;
+        let os_release = write("os-release", sealed::os_release(parts).as_bytes())?;
+        let cmdline = cmdline(root_hash, &self.flavour.cmdline);
+        let unsigned = self.scratch.join(self.name("unsigned.efi"));
+        let stub = self.workshop.file("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")?;
+        let kernel = self.workshop.file(&format!("/boot/vmlinuz-{}", self.workshop.kernel))?;
+        self.sealer.uki(
+            &UkiParts {
+                kernel: &kernel,
+                kernel_release: &self.workshop.kernel,
+                initrd: &initrd,
+                cmdline: &cmdline,
+                os_release: &os_release,
+                stub: &stub,
+                version: self.version,
+                pcr_key: &self.keys.pcr,
+                pcr_public: &self.keys.folder.pcr().public,
+            },
+            &unsigned,
+        )?;
+        let uki = self.scratch.join(self.name("efi"));
+        self.sealer.sign(&unsigned, &self.keys.db, &uki)?;
+        limit("the UKI", &uki, self.flavour.limits.uki_mib)?;
+        let loader = self.scratch.join("BOOTX64.EFI");
+        self.sealer.sign(
+            &self.workshop.file("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")?,
+            &self.keys.db,
+            &loader,
+        )?;
+        Ok(BootFiles { loader, uki, cmdline })
+    }
+
+    fn disk(
+        &self,
+        boot: &BootFiles,
+        root_hash: &RootHash,
+        root: &Path,
+        verity: &Path,
+    ) -> Result<PathBuf, Error> {
+        let plan = disk::plan(&self.flavour.disk, root_hash, self.sealer.seed);
+        let loader_conf = self.scratch.join("loader.conf");
+        fs::write(&loader_conf, LOADER_CONF).map_err(file("write", &loader_conf))?;
+        let mut files = vec![
+            EspFile { path: "EFI/BOOT/BOOTX64.EFI".to_owned(), source: boot.loader.clone() },
+            EspFile {
+                path: format!("EFI/Linux/pillar_{}+{TRIES}.efi", self.version),
+                source: boot.uki.clone(),
+            },
+            EspFile { path: "loader/loader.conf".to_owned(), source: loader_conf },
+        ];
+        for variable in Variable::ALL {
+            files.push(EspFile {
+                path: format!("loader/keys/auto/{variable}.auth"),
+                source: self.keys.folder.secure_boot(variable).auth,
+            });
+        }
+        let esp = self.scratch.join("esp.img");
+        if let Some(partition) = plan.partition(gpt::LABEL_ESP) {
+            disk::esp(self.sealer, partition, &files, &esp)?;
+        }
+        let raw = self.scratch.join(self.name("raw"));
+        let contents =
+            [(gpt::LABEL_ESP, esp.as_path()), (gpt::LABEL_ROOT_A, root), (gpt::LABEL_VERITY_A, verity)];
+        disk::write(self.sealer, &plan, &contents, &raw)?;
+        Ok(raw)
+    }
+
+    fn describe(
+        &self,
+        root: &Contents,
+        initrd: &Contents,
+        boot: &BootFiles,
+        root_hash: RootHash,
+        raw: &Path,
+    ) -> Result<(Release, Vec<String>), Error> {
+        let mut used = root.used.clone();
+        used.extend(initrd.used.iter().cloned());
+        for name in ["/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"] {
+            used.insert(name.to_owned());
+        }
+        used.insert(format!("/boot/vmlinuz-{}", self.workshop.kernel));
+        let (packages, orphans) = self.workshop.owners(&used)?;
+        if let Some(orphan) = orphans.first() {
+            return Err(Error::WorkshopFile(format!("package that owns {orphan}")));
+        }
+        let mut programs = vec![PID_1, AGENT];
+        programs.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
+        let crates = sbom::crates(self.compiler.metadata(), &programs);
+        let root_hash_text = root_hash.to_string();
+        let subject =
+            sbom::Subject { version: self.version, flavour: &self.flavour.name, root_hash: &root_hash_text };
+        let bill = sbom::document(&subject, &packages, self.workshop, &crates);
+        release::write_json(&self.scratch.join(sbom::FILE), "the bill of materials", &bill)?;
+
+        let read = |path: &Path| fs::read(path).map_err(file("read", path));
+        let mut names = vec![self.name("raw"), self.name("efi"), self.name("root"), self.name("verity")];
+        names.push(sbom::FILE.to_owned());
+        let files: Vec<(String, PathBuf)> = names.iter().map(|n| (n.clone(), self.scratch.join(n))).collect();
+        debug_assert!(files.iter().any(|(_, path)| path == raw), "the disk image is part of the release");
+        let release = release::statement(release::Facts {
+            version: self.version,
+            flavour: &self.flavour.name,
+            epoch: self.security_epoch,
+            root_hash,
+            kernel: &self.workshop.kernel,
+            cmdline: &boot.cmdline,
+            loader: &read(&boot.loader)?,
+            uki: &read(&boot.uki)?,
+            files: &files,
+            secure_boot: self.keys.folder.certificate_digests()?,
+            packages,
+        })?;
+        release::write_json(&self.scratch.join(release::FILE), "the release", &release)?;
+        if self.keep_unsigned {
+            names.push(self.name("unsigned.efi"));
+        }
+        names.push(release::FILE.to_owned());
+        Ok((release, names))
+    }
+}
+
+/// systemd-boot: no menu, no editor, no entries but ours; in setup mode it enrols the keys and restarts.
+const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll force\n";
+
+fn limit(what: &'static str, path: &Path, limit_mib: u64) -> Result<(), Error> {
+    let bytes = fs::metadata(path).map_err(file("read", path))?.len();
+    if bytes > limit_mib << 20 {
+        return Err(Error::TooLarge { what, bytes, limit_mib });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_output_folder_has_one_builder() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let folder = dir.path().join("out");
+        let first = Output::open(&folder).expect("free");
+        assert!(matches!(Output::open(&folder), Err(Error::Busy(_))));
+        drop(first);
+        assert!(!folder.exists(), "a folder that was made for nothing goes away");
+    }
+
+    #[test]
+    fn a_full_disk_is_found_before_anything_is_written() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let error = check_space(dir.path(), u64::MAX).expect_err("nobody has that much");
+        assert!(matches!(error, Error::DiskFull { .. }) && error.hint().is_some());
+    }
+
+    #[test]
+    fn publishing_leaves_either_a_whole_release_or_none() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let out = Output::open(&dir.path().join("out")).expect("free");
+        fs::write(out.folder.join(release::FILE), "old").expect("new");
+        let scratch = Scratch::new(out.scratch()).expect("new");
+        fs::write(scratch.join("a"), "new").expect("new");
+        let missing = ["a".to_owned(), release::FILE.to_owned()];
+        assert!(out.publish(&scratch, &missing).is_err());
+        assert!(!out.folder.join(release::FILE).exists(), "no release names files of another build");
+    }
+}

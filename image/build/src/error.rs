@@ -1,0 +1,234 @@
+//! Why an image was not built, and what to do about it.
+
+use crate::{archive::ArchiveError, elf::ElfError, modules::UnknownModule, tree::TreeError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Any refusal or failure of a build. [`Error::hint`] says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not inside the project.
+    #[error("{} is not inside the Pillar project (no folder above it has image/flavours)", .0.display())]
+    NoProject(PathBuf),
+    /// A word of the command line that nobody knows.
+    #[error("{0}")]
+    Usage(String),
+    /// No such flavour.
+    #[error("there is no flavour {name:?}; there is {known}")]
+    Flavour {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A flavour's file cannot be read as such.
+    #[error("{} is not a flavour", .path.display())]
+    FlavourFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: toml::de::Error,
+    },
+    /// The workload folder cannot be used.
+    #[error("workload {} cannot be used", .path.display())]
+    WorkloadFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `pillar.toml` is refused.
+    #[error("{} is refused", .path.display())]
+    WorkloadFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: pillar_workload::Error,
+    },
+    /// Something in the workload that an image cannot hold.
+    #[error("workload {}: {problem}", .path.display())]
+    WorkloadContent {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A key or certificate is not there.
+    #[error("the {what} is missing: {}", .path.display())]
+    MissingKey {
+        /// What.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The workshop lacks a file that the image needs.
+    #[error("the Debian tree in the cache has no {0}")]
+    WorkshopFile(String),
+    /// No workshop, and none may be made.
+    #[error("no Debian tree for this configuration is in the cache ({}), and --offline forbids to fetch packages", .0.display())]
+    Offline(PathBuf),
+    /// mkosi could not fetch packages.
+    #[error("packages could not be fetched from the host's Debian mirror\n{tail}")]
+    Download {
+        /// The last lines.
+        tail: String,
+    },
+    /// Not enough room.
+    #[error("{} has {free_mib} MiB free; the build needs {needed_mib} MiB there", .path.display())]
+    DiskFull {
+        /// Where.
+        path: PathBuf,
+        /// Free.
+        free_mib: u64,
+        /// Needed.
+        needed_mib: u64,
+    },
+    /// Another build works on the same output.
+    #[error("another build is writing to {}", .0.display())]
+    Busy(PathBuf),
+    /// A part came out larger than the flavour allows.
+    #[error("{what} has {bytes} bytes; the flavour allows {limit_mib} MiB")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit_mib: u64,
+    },
+    /// A file or folder could not be used.
+    #[error("cannot {operation} {}", .path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A program could not be started.
+    #[error("cannot start {program}")]
+    Start {
+        /// Its name.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A program failed.
+    #[error("{program} failed ({status})\n{tail}")]
+    Failed {
+        /// Its name.
+        program: String,
+        /// How it ended.
+        status: String,
+        /// The last lines it printed.
+        tail: String,
+    },
+    /// A program printed something else than it should.
+    #[error("{program} printed something unexpected: {problem}")]
+    Output {
+        /// Its name.
+        program: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A package that is to be built is not in the workspace, or has not exactly one program.
+    #[error("package {package:?} of `[[build]]` {problem}")]
+    Package {
+        /// Its name.
+        package: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] pillar_keys::Error),
+    /// The tools tree.
+    #[error(transparent)]
+    Tools(#[from] pillar_tools::Error),
+    /// The image's content.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// An archive of it.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A program's libraries.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// The flavour's module list.
+    #[error(transparent)]
+    Module(#[from] UnknownModule),
+    /// Predicting what the image measures to.
+    #[error("cannot predict what the image measures to")]
+    Predict(#[from] pillar_measure::predict::Error),
+    /// The list of crates.
+    #[error("cargo cannot describe the workspace")]
+    Metadata(#[from] cargo_metadata::Error),
+    /// JSON.
+    #[error("cannot write {what} as JSON")]
+    Json {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+impl Error {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        if self.is_disk_full() {
+            return Some("make room on that disk, then run the command again; nothing was changed".to_owned());
+        }
+        let hint = match self {
+            Error::Keys(error) => return error.hint(),
+            Error::NoProject(_) => "run it through `./just image` from the clone",
+            Error::Usage(_) => "`./just image --help` lists what is understood",
+            Error::Flavour { .. } => "say flavour=NAME with one of these; each is a file in image/flavours",
+            Error::WorkloadFolder { .. } => {
+                "say workload=DIR with a readable folder that holds a pillar.toml, for example image/workloads/hello"
+            }
+            Error::WorkloadFile { .. } => "image/workloads/hello/pillar.toml is a complete example",
+            Error::MissingKey { .. } => "`./just keys` makes development keys; others: keys=DIR",
+            Error::WorkshopFile(_) => "`./just image --refresh` builds that tree anew",
+            Error::Offline(_) => "run `./just image` once with a network; after that --offline works",
+            Error::Download { .. } => "see that the mirror is reachable, then run the command again; nothing was changed",
+            Error::Busy(_) => "wait for it, or give another folder: out=DIR",
+            Error::TooLarge { .. } => "leave out what the image does not need, or raise [limits] in the flavour",
+            Error::Archive(ArchiveError::Refused(_)) => {
+                "remove these files from the workload; a sealed image runs programs, not scripts"
+            }
+            Error::Module(_) => "correct the module lists in image/flavours",
+            Error::Start { .. } => "`./just` installs what the host lacks",
+            Error::Package { .. } => "name a package of this workspace that has one program",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Whether the reason, however deep, is a full disk.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        if matches!(self, Error::DiskFull { .. }) {
+            return true;
+        }
+        if let Error::Failed { tail, .. } = self {
+            return tail.contains("No space left on device");
+        }
+        let mut error: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(this) = error {
+            if this.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::StorageFull) {
+                return true;
+            }
+            error = this.source();
+        }
+        false
+    }
+}
+
+/// For `map_err`: the operation and the path around an I/O error.
+pub(crate) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { operation, path, source }
+}

@@ -1,0 +1,175 @@
+//! The command line. `key=value` words mean the same as `--key value`, because that is how `./just image` passes them.
+
+use crate::error::Error;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pillar_keys::KeySource;
+use std::path::PathBuf;
+
+/// Builds sealed Pillar images and shows what is in them.
+#[derive(Debug, Parser)]
+#[command(name = "pillar-image", version, after_help = EXIT_CODES)]
+pub struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Action,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the image was not built (nothing was changed), 2 wrong usage, \
+                          129, 130, 143 interrupted by SIGHUP, SIGINT, SIGTERM (nothing was changed).";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Build an image into out/
+    Build(BuildOptions),
+    /// List the files of a sealed root: mode, owner, size, path
+    List(ListOptions),
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Options of `build`.
+#[derive(Debug, Clone, Args)]
+pub struct BuildOptions {
+    /// Kind of machine: a file of image/flavours
+    #[arg(long, default_value = "virt")]
+    pub flavour: String,
+    /// Folder with the workload's pillar.toml
+    #[arg(long, default_value = "image/workloads/hello")]
+    pub workload: PathBuf,
+    /// Folder with keys as `./just keys` makes them
+    #[arg(long, default_value = pillar_keys::DEFAULT_DIR)]
+    pub keys: PathBuf,
+    /// Secure Boot signing key instead of db.key: a PEM file or a pkcs11: URI
+    #[arg(long, value_name = "FILE|URI")]
+    pub db_key: Option<KeySource>,
+    /// Key that signs PCR policies instead of pcr.key: a PEM file or a pkcs11: URI
+    #[arg(long, value_name = "FILE|URI")]
+    pub pcr_key: Option<KeySource>,
+    /// Where the files go
+    #[arg(long, default_value = "out")]
+    pub out: PathBuf,
+    /// Image version [default: the workspace's]
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Security epoch of the release
+    #[arg(long, default_value_t = 1)]
+    pub epoch: u64,
+    /// Use only what is in the caches
+    #[arg(long)]
+    pub offline: bool,
+    /// Fetch today's packages, even when the cache has a tree for this configuration
+    #[arg(long, conflicts_with = "offline")]
+    pub refresh: bool,
+    /// Also keep the UKI as it was before it was signed (pillar_VERSION_FLAVOUR.unsigned.efi)
+    #[arg(long)]
+    pub unsigned: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Options of `list`.
+#[derive(Debug, Clone, Args)]
+pub struct ListOptions {
+    /// A sealed root (pillar_VERSION_FLAVOUR.root)
+    pub file: PathBuf,
+    /// How to print the list
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Rewrites `key=value` words behind `build` to flags; everything else stays. `offline=yes` and the like are the
+/// switches. What clap would then call an unknown flag is named here as the word that the person typed.
+pub fn words_to_flags(arguments: impl IntoIterator<Item = String>) -> Result<Vec<String>, Error> {
+    const KEYS: [&str; 9] =
+        ["flavour", "workload", "keys", "db-key", "pcr-key", "out", "version", "epoch", "output"];
+    const SWITCHES: [&str; 3] = ["offline", "refresh", "unsigned"];
+    let mut out: Vec<String> = Vec::new();
+    for (position, argument) in arguments.into_iter().enumerate() {
+        let word = if argument.starts_with('-') || position < 2 { None } else { argument.split_once('=') };
+        let Some((key, value)) = word else {
+            out.push(argument);
+            continue;
+        };
+        let key = key.replace('_', "-");
+        if KEYS.contains(&key.as_str()) {
+            out.push(format!("--{key}={value}"));
+        } else if SWITCHES.contains(&key.as_str()) {
+            match value {
+                "yes" | "true" | "1" => out.push(format!("--{key}")),
+                "no" | "false" | "0" => {}
+                _ => return Err(Error::Usage(format!("{argument}: say {key}=yes or {key}=no"))),
+            }
+        } else {
+            return Err(Error::Usage(format!(
+                "{argument}: unknown word; known are {}",
+                [&KEYS[..], &SWITCHES[..]].concat().join("=, ") + "="
+            )));
+        }
+    }
+    Ok(out)
+}
+
+/// A version goes into file names, os-release and the boot loader's sorting: letters, digits, `.`, `-` and `~`,
+/// beginning with a digit. `_` and `+` have meanings in the UKI's file name.
+pub fn check_version(version: &str) -> Result<(), Error> {
+    let good = version.len() <= 40
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || ".-~".contains(c));
+    if good {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{version:?} cannot be a version: up to 40 letters, digits, `.`, `-` and `~`, beginning with a digit"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<BuildOptions, String> {
+        let words = words_to_flags(line.split(' ').map(str::to_owned)).map_err(|e| e.to_string())?;
+        match Options::try_parse_from(words).map_err(|e| e.to_string())?.command {
+            Action::Build(options) => Ok(options),
+            Action::List(_) => Err("list".to_owned()),
+        }
+    }
+
+    #[test]
+    fn words_and_flags_mean_the_same() {
+        let words = parse("pillar-image build flavour=metal workload=a/b=c offline=yes db_key=pkcs11:token=x;object=db");
+        let flags = parse("pillar-image build --flavour metal --workload=a/b=c --offline --db-key pkcs11:token=x;object=db");
+        let (words, flags) = (words.expect("good"), flags.expect("good"));
+        assert_eq!(format!("{words:?}"), format!("{flags:?}"));
+        assert_eq!(words.workload, PathBuf::from("a/b=c"));
+        assert_eq!(words.db_key, Some(KeySource::Pkcs11("pkcs11:token=x;object=db".to_owned())));
+    }
+
+    #[test]
+    fn unknown_words_are_named() {
+        assert!(parse("pillar-image build flavor=virt").expect_err("typo").contains("flavor=virt: unknown word"));
+        assert!(parse("pillar-image build offline=maybe").expect_err("neither").contains("offline=yes"));
+        assert!(parse("pillar-image build virt").is_err());
+        assert!(parse("pillar-image build --offline --refresh").is_err());
+    }
+
+    #[test]
+    fn versions_fit_into_file_names() {
+        for good in ["0.1.0", "1.2.3-rc1", "2~beta"] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+        for bad in ["", "v1", "1+3", "1_2", "1/2", "1 2", &"1".repeat(41)] {
+            assert!(check_version(bad).is_err(), "{bad}");
+        }
+    }
+}
