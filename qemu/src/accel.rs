@@ -9,12 +9,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Under a working KVM the probe takes a tenth of a second; most of the rest is the start of QEMU.
-const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+/// A working KVM takes a tenth of a second; most of the rest is the start of QEMU on a busy host.
+const PROBE_DEADLINE: Duration = Duration::from_secs(15);
 /// Overrides the probe: "kvm" or "tcg".
 pub const OVERRIDE: &str = "PILLAR_ACCEL";
 /// Changes whenever the probe does, so that old answers are not used.
-const PROBE_VERSION: u32 = 1;
+const PROBE_VERSION: u32 = 2;
 /// Where the probe's ROM ends in the guest's memory: the processor starts 16 bytes below.
 const ROM_BYTES: usize = 64 * 1024;
 /// isa-debug-exit ends QEMU with `(value << 1) | 1`; the ROM writes 0x2A.
@@ -159,22 +159,23 @@ fn boots(tools: &Tools, dir: &Path, accel: Accel) -> Result<Outcome> {
         "-device",
         "isa-debug-exit,iobase=0xf4,iosize=1",
     ]);
-    command.arg("-bios").arg(&rom).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let status =
-        command.status().map_err(|source| Error::Spawn { program: "qemu-system-x86_64".to_owned(), source });
+    command.arg("-bios").arg(&rom).stdin(Stdio::null());
+    let output = command.output();
     // The answer does not hang on it.
     let _ = fs::remove_file(&rom);
-    let status = status?;
-    Ok(match status.code() {
+    let output =
+        output.map_err(|source| Error::Spawn { program: "qemu-system-x86_64".to_owned(), source })?;
+    let words = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
+    Ok(match output.status.code() {
         Some(PROBE_STATUS) => Outcome::Booted(start.elapsed()),
         // timeout(1) kills itself too when it has to kill, or says 137.
         None | Some(137 | 124) => Outcome::Hung,
-        Some(_) => Outcome::Refused(status.to_string()),
+        Some(_) => Outcome::Refused(if words.is_empty() { output.status.to_string() } else { words }),
     })
 }
 
 /// A ROM that goes through what kernels need and a broken KVM fails at: real mode, protected mode, paging, long
-/// mode; counts there, and writes 0x2A to port 0xF4.
+/// mode, floating point; counts there, and writes 0x2A to port 0xF4.
 fn probe_rom() -> Vec<u8> {
     let mut rom = vec![0xF4; ROM_BYTES];
     let mut put = |at: usize, bytes: &[u8]| rom[at..at + bytes.len()].copy_from_slice(bytes);
@@ -201,7 +202,7 @@ fn probe_rom() -> Vec<u8> {
         0xC7, 0x05, 0x00, 0x20, 0x00, 0x00, 0x03, 0x30, 0x00, 0x00, // [0x2000] = 0x3003  (PDPT → PD)
         0xC7, 0x05, 0x00, 0x30, 0x00, 0x00, 0x83, 0x00, 0x00, 0x00, // [0x3000] = 0x83    (2 MiB page)
         0x0F, 0x20, 0xE0,                   // mov eax, cr4
-        0x83, 0xC8, 0x20,                   // or eax, 0x20        (PAE)
+        0x0D, 0x20, 0x06, 0x00, 0x00,       // or eax, 0x620       (PAE, SSE)
         0x0F, 0x22, 0xE0,                   // mov cr4, eax
         0xB8, 0x00, 0x10, 0x00, 0x00,       // mov eax, 0x1000
         0x0F, 0x22, 0xD8,                   // mov cr3, eax
@@ -219,6 +220,9 @@ fn probe_rom() -> Vec<u8> {
         0x48, 0xC7, 0xC1, 0x40, 0x42, 0x0F, 0x00, // mov rcx, 1000000
         0x48, 0xFF, 0xC9,                   // dec rcx
         0x75, 0xFB,                         // jnz to the line above
+        0x9B, 0xDB, 0xE3,                   // finit               (as the firmware does first)
+        0x0F, 0x57, 0xC0,                   // xorps xmm0, xmm0
+        0x66, 0x0F, 0x6F, 0xC8,             // movdqa xmm1, xmm0
         0x0F, 0xA2,                         // cpuid               (leaves the guest)
         0xB0, 0x2A,                         // mov al, 0x2A
         0xE6, 0xF4,                         // out 0xF4, al        (ends QEMU)

@@ -122,7 +122,10 @@ impl Console {
     /// Waits until one of the patterns (plain text within a line) is on the console behind `from`.
     pub fn wait_any(&self, patterns: &[&str], from: Mark, deadline: Duration) -> Result<Match> {
         let until = Instant::now() + deadline;
-        let what = || format!("{patterns:?} on the console");
+        let what = || match patterns {
+            [first, second, _, ..] => format!("one of {} lines on the console ({first:?}, {second:?} …)", patterns.len()),
+            few => format!("{few:?} on the console"),
+        };
         let mut seen = self.shared.lock();
         loop {
             if let Some((pattern, at)) = find_first(&seen.text, from.0, patterns) {
