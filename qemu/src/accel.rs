@@ -64,7 +64,7 @@ impl Accel {
     }
 }
 
-/// What TCG emulates; see ARCHITECTURE for the figures.
+/// What TCG emulates; see the crate's README of figures in `ARCHITECTURE.md`.
 const TCG_CPU: &str = "qemu64";
 
 /// An answer and its reason.
@@ -98,11 +98,15 @@ pub fn choose(tools: &Tools) -> Result<Choice> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let dir = pillar_tools::cache_dir().join("qemu");
     let memory = dir.join("accel.json");
+    fs::create_dir_all(&dir).map_err(file_error("create", &dir))?;
+    // Machines start in parallel; one of them asks, the others read the answer.
+    let lock_path = dir.join("accel.lock");
+    let lock = fs::File::create(&lock_path).map_err(file_error("create", &lock_path))?;
+    lock.lock().map_err(file_error("lock", &lock_path))?;
     let known = fs::read(&memory).ok().and_then(|bytes| serde_json::from_slice::<Remembered>(&bytes).ok());
     if let Some(known) = known.filter(|k| k.boot_id == boot_id && k.version == PROBE_VERSION) {
         return Ok(known.choice);
     }
-    fs::create_dir_all(&dir).map_err(file_error("create", &dir))?;
     let choice = probe(tools, &dir)?;
     let remembered = Remembered { version: PROBE_VERSION, boot_id, choice: choice.clone() };
     let bytes = serde_json::to_vec_pretty(&remembered).unwrap_or_default();

@@ -123,7 +123,9 @@ impl Console {
     pub fn wait_any(&self, patterns: &[&str], from: Mark, deadline: Duration) -> Result<Match> {
         let until = Instant::now() + deadline;
         let what = || match patterns {
-            [first, second, _, ..] => format!("one of {} lines on the console ({first:?}, {second:?} …)", patterns.len()),
+            [first, second, _, ..] => {
+                format!("one of {} lines on the console ({first:?}, {second:?} …)", patterns.len())
+            }
             few => format!("{few:?} on the console"),
         };
         let mut seen = self.shared.lock();

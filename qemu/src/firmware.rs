@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, file_error, tail};
 use pillar_tools::Tools;
 use ring::digest::{Context, SHA256};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -90,41 +91,44 @@ pub fn enrolled_template(tools: &Tools, keys: SecureBootCertificates<'_>) -> Res
     let dir = pillar_tools::cache_dir().join("qemu/firmware");
     fs::create_dir_all(&dir).map_err(file_error("create", &dir))?;
     let template = dir.join(format!("{}.fd", &hex::encode(name.finish())[..16]));
+    // Tests ask for it all at once.
+    let lock_path = dir.join("lock");
+    let lock = File::create(&lock_path).map_err(file_error("create", &lock_path))?;
+    lock.lock().map_err(file_error("lock", &lock_path))?;
     if template.is_file() {
         return Ok(template);
     }
     let work = dir.join(format!("{}.tmp", std::process::id()));
-    let log = dir.join("enroll.log");
+    let mut enroll: Vec<OsString> =
+        vec!["--input".into(), empty.into(), "--output".into(), work.clone().into()];
+    for (option, certificate) in [("--set-pk", keys.pk), ("--add-kek", keys.kek), ("--add-db", keys.db)] {
+        enroll.extend([option.into(), OWNER.into(), absolute(certificate)?.into()]);
+    }
+    enroll.push("--secure-boot".into());
+    virt_fw_vars(tools, &dir, &enroll)?;
+    // It adds an empty dbx, which the loader in setup mode does not.
+    virt_fw_vars(tools, &dir, &["--inplace".into(), work.clone().into(), "--delete".into(), "dbx".into()])?;
+    fs::rename(&work, &template).map_err(file_error("rename", &work))?;
+    Ok(template)
+}
+
+fn virt_fw_vars(tools: &Tools, dir: &Path, arguments: &[OsString]) -> Result<()> {
+    let program = "virt-fw-vars";
+    let log = dir.join(format!("{program}.log"));
     let output = File::create(&log).map_err(file_error("create", &log))?;
     let errors = output.try_clone().map_err(file_error("open", &log))?;
     let status = tools
-        .command("virt-fw-vars")
-        .arg("--input")
-        .arg(&empty)
-        .arg("--output")
-        .arg(&work)
-        .args(["--set-pk", OWNER])
-        .arg(absolute(keys.pk)?)
-        .args(["--add-kek", OWNER])
-        .arg(absolute(keys.kek)?)
-        .args(["--add-db", OWNER])
-        .arg(absolute(keys.db)?)
-        .arg("--secure-boot")
+        .command(program)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors)
         .status()
-        .map_err(|source| Error::Spawn { program: "virt-fw-vars".to_owned(), source })?;
-    if !status.success() {
-        return Err(Error::Program {
-            program: "virt-fw-vars".to_owned(),
-            status: status.to_string(),
-            tail: tail(&log),
-            log,
-        });
+        .map_err(|source| Error::Spawn { program: program.to_owned(), source })?;
+    if status.success() {
+        return Ok(());
     }
-    fs::rename(&work, &template).map_err(file_error("rename", &work))?;
-    Ok(template)
+    Err(Error::Program { program: program.to_owned(), status: status.to_string(), tail: tail(&log), log })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
