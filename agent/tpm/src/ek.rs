@@ -181,13 +181,10 @@ fn nv_indices(tpm: &mut Tpm) -> Result<Vec<u32>, Error> {
 fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, Error> {
     tpm.attempt("read the EK certificate", |context| {
         let handle = NvIndexTpmHandle::new(index)?;
-        let mut object = context.tr_from_tpm_public(TpmHandle::NvIndex(handle))?;
-        // With the index's own (empty) password: the owner's may belong to somebody.
+        let object = context.tr_from_tpm_public(TpmHandle::NvIndex(handle))?;
+        // With the index's own (empty) password: the owner's may belong to somebody. `read_full` closes the object.
         let auth = NvAuth::NvIndex(NvIndexHandle::from(object));
-        let data = context.execute_with_session(Some(AuthSession::Password), |context| {
-            nv::read_full(context, auth, handle)
-        });
-        context.tr_close(&mut object)?;
-        data
+        context
+            .execute_with_session(Some(AuthSession::Password), |context| nv::read_full(context, auth, handle))
     })
 }

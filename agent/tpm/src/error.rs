@@ -8,7 +8,9 @@ use tss_esapi::constants::Tss2ResponseCodeKind as Kind;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No TPM answers there.
-    #[error("cannot open the TPM at {tcti}: {source}; without one this machine cannot be attested")]
+    #[error(
+        "cannot open the TPM at {tcti}; switch it on in the firmware's settings, without one this machine cannot be attested"
+    )]
     Open {
         /// Where.
         tcti: String,
@@ -46,7 +48,7 @@ pub enum Error {
         source: TssError,
     },
     /// Another refusal.
-    #[error("cannot {operation}: {source}")]
+    #[error("cannot {operation}")]
     Command {
         /// What was asked for.
         operation: &'static str,
@@ -60,7 +62,7 @@ pub enum Error {
         operation: &'static str,
     },
     /// The credential was not made for this EK and AK; the caller's fault.
-    #[error("the credential was not made for this EK and AK: {source}")]
+    #[error("the credential was not made for this EK and AK")]
     Credential {
         /// The TPM's answer.
         source: TssError,
@@ -106,6 +108,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether another request could have succeeded: the TPM itself is fine.
+    #[must_use]
+    pub fn is_about_the_request(&self) -> bool {
+        matches!(self, Self::Credential { .. } | Self::Bank { .. } | Self::Pcr { .. })
+    }
+
     pub(crate) fn command(operation: &'static str, source: TssError) -> Self {
         match crate::kind(source) {
             Some(Kind::Lockout) => Self::Lockout { operation },
@@ -134,7 +142,6 @@ pub(crate) fn blames_credential(error: TssError) -> bool {
                 | Kind::Type
                 | Kind::EccPoint
                 | Kind::Signature
-                | Kind::Failure
         )
     )
 }

@@ -106,7 +106,7 @@ impl Tpm {
         let selection = selection(bank, pcrs).map_err(fail)?;
         let data = Data::try_from(qualifying_data.to_vec()).map_err(fail)?;
         let ak = self.keys()?.ak.clone();
-        let (attest, signature) = self.attempt(OPERATION, |context| {
+        let made = self.attempt(OPERATION, |context| {
             let ak = context.context_load(ak.clone())?;
             context.execute_with_temporary_object(ak, |context, ak| {
                 context.execute_with_session(Some(AuthSession::Password), |context| {
@@ -115,7 +115,8 @@ impl Tpm {
                     context.quote(KeyHandle::from(ak), data.clone(), scheme, selection.clone())
                 })
             })
-        })?;
+        });
+        let (attest, signature) = self.doubt_keys(made)?;
         Ok(Quote { attest: attest.marshall().map_err(fail)?, signature: signature.marshall().map_err(fail)? })
     }
 
@@ -128,10 +129,13 @@ impl Tpm {
         let secret = EncryptedSecret::try_from(encrypted_secret.to_vec()).map_err(fail)?;
         let keys = self.keys()?;
         let (ek, ak, kind) = (keys.ek.clone(), keys.ak.clone(), keys.ek_kind);
-        let digest = self.attempt(OPERATION, |context| {
+        // The same answers mean something else while a saved key is loaded: that the TPM does not know it any more.
+        let mut loaded = false;
+        let made = self.attempt(OPERATION, |context| {
             let ek = context.context_load(ek.clone())?;
             context.execute_with_temporary_object(ek, |context, ek| {
                 let ak = context.context_load(ak.clone())?;
+                loaded = true;
                 context.execute_with_temporary_object(ak, |context, ak| {
                     kind.authorize(context, |context, ek_auth| {
                         let sessions = (Some(AuthSession::Password), Some(ek_auth), None);
@@ -142,11 +146,11 @@ impl Tpm {
                 })
             })
         });
-        match digest {
-            Ok(digest) => Ok(digest.to_vec()),
-            Err(Error::Command { source, .. }) if error::blames_credential(source) => Err(fail(source)),
-            Err(other) => Err(other),
-        }
+        let made = made.map(|digest| digest.to_vec()).map_err(|error| match error {
+            Error::Command { source, .. } if loaded && error::blames_credential(source) => fail(source),
+            other => other,
+        });
+        self.doubt_keys(made)
     }
 
     fn keys(&mut self) -> Result<&Keys, Error> {
@@ -207,8 +211,7 @@ impl Tpm {
         }
     }
 
-    /// Runs commands, again when the TPM only says "later". After a failure the keys are made anew: their saved
-    /// contexts do not outlive a reset or a clear of the TPM.
+    /// Runs commands, again when the TPM only says "later".
     fn attempt<T>(
         &mut self,
         operation: &'static str,
@@ -217,16 +220,20 @@ impl Tpm {
         let mut wait = FIRST_WAIT;
         for _ in 1..TRIES {
             match run(&mut self.context) {
-                Ok(value) => return Ok(value),
                 Err(error) if error::is_busy(error) => sleep(wait),
-                Err(error) => {
-                    self.keys = None;
-                    return Err(Error::command(operation, error));
-                }
+                other => return other.map_err(|error| Error::command(operation, error)),
             }
             wait *= 2;
         }
         run(&mut self.context).map_err(|error| Error::command(operation, error))
+    }
+
+    /// After a failure of the TPM the keys are made anew: saved contexts do not outlive its reset or its clearing.
+    fn doubt_keys<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(|error| !error.is_about_the_request()) {
+            self.keys = None;
+        }
+        result
     }
 }
 

@@ -167,7 +167,10 @@ fn refusals_say_why_and_leave_the_tpm_usable() -> TestResult {
 #[test]
 fn no_tpm_and_nonsense_are_told_apart() {
     let error = Tpm::open("device:/nonexistent/tpm").expect_err("no device");
-    assert!(error.to_string().starts_with("cannot open the TPM at device:/nonexistent/tpm: "), "{error}");
+    assert!(
+        error.to_string().starts_with("cannot open the TPM at device:/nonexistent/tpm; switch it on"),
+        "{error}"
+    );
     assert!(matches!(Tpm::open("carrier-pigeon:"), Err(Error::Open { .. })));
 }
 
