@@ -34,18 +34,19 @@ pub fn landmarks() -> &'static [&'static str] {
 /// What a line with a landmark means; none for one that says nothing new.
 pub fn step(line: &str) -> Option<Step> {
     let passed = |words: &str| Some(Step::Passed(words.to_owned()));
-    let failed = |words: &str| Some(Step::Failed(format!("{words}: {}", line.trim())));
+    let line = line.trim();
+    let failed = |words: &str| Some(Step::Failed(format!("{words}: {line}")));
     if let Some((_, record)) = line.split_once(console::INIT_PREFIX) {
         return init(record.trim());
     }
     if line.contains("Kernel panic") {
         return failed("the kernel gave up");
     }
+    if line.contains("No bootable option") || line.ends_with(": Not Found") {
+        return failed("the firmware found nothing to boot");
+    }
     if line.contains("failed to load") || line.contains("Security Violation") {
         return failed("the firmware refused the loader or the loader the kernel");
-    }
-    if line.contains("No bootable option") {
-        return failed("the firmware found nothing to boot");
     }
     if line.contains("secure boot keys from directory") {
         return passed("Secure Boot keys are enrolled; the machine restarts");
@@ -97,7 +98,15 @@ mod tests {
         ] {
             assert_eq!(step(line), expected, "{line}");
         }
-        assert!(matches!(step("BdsDxe: failed to load Boot0001 … Access Denied"), Some(Step::Failed(_))));
+        let failed = |line: &str| match step(line) {
+            Some(Step::Failed(words)) => words,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert!(
+            failed("BdsDxe: failed to load Boot0001 from Pci: Access Denied")
+                .starts_with("the firmware refused")
+        );
+        assert!(failed("BdsDxe: failed to load Boot0001 from Pci: Not Found").contains("nothing to boot"));
         assert!(matches!(step("[ 1.0] Kernel panic - not syncing: VFS"), Some(Step::Failed(_))));
     }
 }

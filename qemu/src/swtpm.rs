@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// swtpm is ready in half a second; a loaded host may take longer.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Manufacture takes a second.
+const MANUFACTURE_SECONDS: &str = "120";
 /// How often another pair of TCP ports is tried when somebody else was faster.
 const PORT_TRIES: usize = 5;
 /// The file of a manufactured TPM's permanent state.
@@ -100,7 +102,8 @@ pub fn manufacture(tools: &Tools, ca: &EkCa, dir: &Path, banks: &[Bank]) -> Resu
     let lock = File::create(&lock_path).map_err(file_error("create", &lock_path))?;
     lock.lock().map_err(file_error("lock", &lock_path))?;
     let status = tools
-        .command("swtpm_setup")
+        .command("timeout")
+        .args(["--signal", "KILL", MANUFACTURE_SECONDS, "swtpm_setup"])
         .args(["--tpm2", "--createek", "--create-ek-cert", "--lock-nvram", "--pcr-banks", &names.join(",")])
         .arg("--tpmstate")
         .arg(&dir)
