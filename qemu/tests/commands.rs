@@ -1,6 +1,7 @@
 //! The program `pillar-qemu` from outside: what it prints, how it ends, what it leaves.
 
-use pillar_qemu::Record;
+use pillar_qemu::accel::Accel;
+use pillar_qemu::{DiskMode, Firmware, Machine, Record, TpmKind};
 use pillar_tools::Tools;
 use serde_json::Value;
 use std::fs::File;
@@ -77,4 +78,41 @@ fn a_disk_that_does_not_boot_is_told_and_nothing_is_left_running() {
     assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&"p7".into(), &"stopped".into()));
     let console = pillar_qemu(dir.path(), &["console", "--no-follow"]);
     assert!(String::from_utf8_lossy(&console.stdout).contains("BdsDxe"));
+}
+
+#[test]
+fn a_running_machine_is_found_again_reset_and_stopped() {
+    if Tools::open().is_err() {
+        eprintln!("skipped: no tools tree; `./just tools` builds it");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let image = dir.path().join("empty.raw");
+    File::create(&image).and_then(|f| f.set_len(1024 * 1024)).expect("the folder is ours");
+    // As `up` leaves it; the guest itself is of no interest here.
+    let record = Machine::builder("p1")
+        .dir(dir.path().join("run/p1"))
+        .disk(&image, DiskMode::Copy)
+        .firmware(Firmware::Bios)
+        .tpm(TpmKind::swtpm())
+        .memory_mib(64)
+        .accel(Accel::Tcg)
+        .detached()
+        .start()
+        .expect("it starts")
+        .release();
+    assert!(record.is_running());
+    let again = pillar_qemu(dir.path(), &["up", "--image", "empty.raw"]);
+    assert_eq!(again.status.code(), Some(0), "{}", errors(&again));
+    assert!(errors(&again).contains("p1: runs already"));
+    assert!(String::from_utf8_lossy(&again.stdout).contains(&record.agent.to_string()));
+    let reset = pillar_qemu(dir.path(), &["reset"]);
+    assert_eq!(String::from_utf8_lossy(&reset.stdout), "p1: reset\n", "{}", errors(&reset));
+    let down = pillar_qemu(dir.path(), &["down", "p1", "-o", "json"]);
+    let down: Value = serde_json::from_slice(&down.stdout).expect("JSON");
+    assert_eq!(down, serde_json::json!({ "p1": "stopped" }));
+    assert!(!record.is_running());
+    assert!(!record.processes.swtpm.expect("it had a TPM").is_alive());
+    let down = pillar_qemu(dir.path(), &["down", "p1"]);
+    assert_eq!(String::from_utf8_lossy(&down.stdout), "p1: did not run\n");
 }
