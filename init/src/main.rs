@@ -33,6 +33,7 @@ mod stage2;
 mod supervise;
 mod tpm;
 mod verity;
+mod watchdog;
 
 use pillar_layout::root;
 use std::path::Path;

@@ -20,13 +20,14 @@ pub struct Measurer {
 impl Measurer {
     /// Opens the TPM, when there is one; `records` are in the log already. A TPM that failed once stays failed.
     pub fn open(records: u64, before: Option<State>) -> Measurer {
+        let first = before.is_none();
         let (tpm, state) = match (before, Tpm::open()) {
             (Some(failed @ State::Failed(_)), _) => (None, failed),
             (_, Ok(Some(tpm))) => (Some(tpm), State::Present),
             (_, Ok(None)) => (None, State::Absent),
             (_, Err(error)) => (None, State::Failed(log::chain(&error))),
         };
-        if records == 0 && state != State::Present {
+        if first && state != State::Present {
             log::warn(&match &state {
                 State::Failed(why) => format!("TPM failed, no verifier will accept this machine: {why}"),
                 _ => "no TPM: the machine runs, no verifier will accept it".to_owned(),

@@ -138,18 +138,26 @@ fn module_name(path: &str) -> String {
     stem.replace('-', "_")
 }
 
+/// True when [`module_name`] of the file is this, without making it.
+fn is_module(path: &str, name: &str) -> bool {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let stem = file.split_once(".ko").map_or(file, |(stem, _)| stem);
+    stem.len() == name.len()
+        && stem.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+}
+
 fn is_compressed(path: &str) -> bool {
     !path.ends_with(".ko")
 }
 
 fn is_builtin(list: &str, name: &str) -> bool {
-    list.lines().any(|line| module_name(line) == name)
+    list.lines().any(|line| is_module(line, name))
 }
 
 /// Files to load, in order, from `modules.dep` (`FILE: NEEDS…`, nearest first).
 fn load_order<'a>(list: &'a str, name: &str) -> Option<Vec<&'a str>> {
     let (file, needs) =
-        list.lines().filter_map(|line| line.split_once(':')).find(|(file, _)| module_name(file) == name)?;
+        list.lines().filter_map(|line| line.split_once(':')).find(|(file, _)| is_module(file, name))?;
     let mut order: Vec<&str> = needs.split_ascii_whitespace().collect();
     order.reverse();
     order.push(file);

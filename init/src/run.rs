@@ -8,10 +8,11 @@ use crate::service::Service;
 use crate::settings::Settings;
 use crate::shutdown::{self, How};
 use crate::supervise::{AgentPolicy, HealthJudge, Next, Trial, TrialStep, Verdict, WorkloadPolicy};
+use crate::watchdog::Pings;
 use crate::{clock, network, sandbox};
 use pillar_layout::{console, request};
 use pillar_model::WorkloadState;
-use pillar_os::{Signal, Signals, UeventSocket, Watchdog};
+use pillar_os::{Signal, Signals, UeventSocket};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Gid, Uid, chown};
 use rustix::process::{WaitOptions, WaitStatus, wait};
@@ -27,17 +28,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const REQUEST_MAX_BYTES: usize = 32;
 /// Ends that are reaped in one go.
 const REAPED_AT_ONCE: usize = 256;
-
-/// An armed watchdog and when to ping it.
-#[derive(Debug)]
-pub struct Pings {
-    /// The device.
-    pub watchdog: Watchdog,
-    /// Time between two pings.
-    pub every: Duration,
-    /// The next one.
-    pub next: Duration,
-}
 
 /// The workload with its prober.
 #[derive(Debug)]
@@ -101,7 +91,9 @@ impl Machine {
 
     /// One turn: what is due, then wait, then what came.
     fn turn(&mut self) -> Result<Option<How>, String> {
-        self.ping();
+        if let Some(pings) = &mut self.pings {
+            pings.ping_if_due();
+        }
         self.start_what_is_due()?;
         if let Some(how) = self.trial_step() {
             return Ok(Some(how));
@@ -116,22 +108,11 @@ impl Machine {
         Ok(self.take_signal())
     }
 
-    /// Pings the watchdog when it is time.
-    fn ping(&mut self) {
-        let Some(pings) = &mut self.pings else { return };
-        if clock::now() >= pings.next {
-            if let Err(error) = pings.watchdog.ping() {
-                log::warn(&format!("cannot ping the watchdog: {error}"));
-            }
-            pings.next = clock::now() + pings.every;
-        }
-    }
-
     /// Waits until something can be read or is due.
     pub fn wait(&self) -> Result<(), String> {
         let now = clock::now();
         let due = [
-            self.pings.as_ref().map(|pings| pings.next),
+            self.pings.as_ref().map(Pings::due),
             self.agent.start_at,
             self.workload.as_ref().and_then(|unit| unit.service.start_at),
             self.workload.as_ref().and_then(|unit| unit.prober.start_at),
@@ -256,6 +237,8 @@ impl Machine {
             let tpm = self.record.get().tpm.clone();
             self.record.reached(WORKLOAD_HEALTHY_PHASE, &tpm);
             log::notice(console::WORKLOAD_HEALTHY);
+            // The agent's head wait is over, if it had one left.
+            self.agent.start_at = self.agent.start_at.map(|at| at.min(clock::now()));
         } else {
             log::info("workload healthy again");
         }

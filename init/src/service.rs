@@ -30,8 +30,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// A child that is to be started at once.
-    pub fn new(prefix: &'static str, child: Child) -> Service {
+    /// A child that is to be started at this time.
+    pub fn new(prefix: &'static str, child: Child, start_at: Option<Duration>) -> Service {
         Service {
             prefix,
             child,
@@ -39,7 +39,7 @@ impl Service {
             output: None,
             relay: Relay::new(),
             started: Duration::ZERO,
-            start_at: Some(Duration::ZERO),
+            start_at,
         }
     }
 

@@ -34,12 +34,7 @@ pub fn shut_down(mut machine: Machine, how: How) -> ! {
     });
     machine.ending = true;
     if let Some(pings) = machine.pings.take() {
-        let armed = pings.watchdog.set_timeout(WATCHDOG_TIME).and_then(|_| pings.watchdog.ping());
-        if let Err(error) = armed {
-            log::warn(&format!("cannot set the watchdog for the shutdown: {error}"));
-        }
-        // Closing it would not disarm it, but a driver might be unloaded then; it stays open.
-        std::mem::forget(pings);
+        pings.last(WATCHDOG_TIME);
     }
     if let Some(unit) = &machine.workload {
         unit.prober.kill();

@@ -3,7 +3,7 @@
 use crate::measure::Measurer;
 use crate::modules::Modules;
 use crate::record::{Handover, phase_now};
-use crate::{disk, files, ima, log, mounts, plan, verity};
+use crate::{disk, files, ima, log, mounts, plan, verity, watchdog};
 use anyhow::{Context as _, bail};
 use pillar_layout::{phase, root, run, user};
 use pillar_model::{Boot, RootHash, Slot, Tpm, WorkloadHealth, WorkloadState};
@@ -40,6 +40,7 @@ pub fn run() -> anyhow::Result<Infallible> {
     let mut modules = Modules::open(&kernel);
     modules.load_list(root::INITRD_MODULES);
     modules.load_for_all_devices();
+    watchdog::arm_for_stage_1();
     phases.push(phase_now("modules-loaded"));
 
     let found = disk::wait(&root_hash, &events, &mut modules)?;

@@ -4,15 +4,16 @@ use crate::bless::Esp;
 use crate::measure::Measurer;
 use crate::modules::Modules;
 use crate::record::{BootRecord, Handover};
-use crate::run::{Machine, Pings, WorkloadUnit};
+use crate::run::{Machine, WorkloadUnit};
 use crate::service::Service;
 use crate::settings::{self, Settings, Source};
 use crate::supervise::{AgentPolicy, HealthJudge, Trial, WorkloadPolicy};
+use crate::watchdog::Pings;
 use crate::{cgroup, clock, files, health, log, mounts, network, plan, sandbox};
 use anyhow::Context as _;
 use pillar_layout::{ESP_NODE, console, phase, root, run, user};
 use pillar_model::WorkloadState;
-use pillar_os::{Signal, Signals, UeventSocket, Watchdog};
+use pillar_os::{Signal, Signals, UeventSocket};
 use rustix::fs::{Gid, Mode, Uid, chmod, chown};
 use rustix::system::sethostname;
 use std::convert::Infallible;
@@ -20,10 +21,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-const WATCHDOG: &str = "/dev/watchdog0";
-const SOFT_WATCHDOG: &str = "softdog";
-/// Long enough for a slow emulator, short enough to be of use.
-const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(60);
+/// The agent starts when the workload is healthy or after this time: on a machine with one CPU the two would only hinder
+/// each other (IMA alone reads and hashes the whole agent), and it is the workload that the machine is there for.
+const AGENT_WAIT: Duration = Duration::from_secs(2);
 const TPM: &str = "/dev/tpmrm0";
 
 /// Runs the stage, then the loop; returns only when it failed.
@@ -48,7 +48,7 @@ pub fn run() -> anyhow::Result<Infallible> {
     let mut modules = Modules::open(&record.get().kernel);
     modules.load_list(root::ROOT_MODULES);
     modules.load_for_all_devices();
-    let pings = arm_watchdog(&mut modules);
+    let pings = Pings::arm(&mut modules);
     record.reached("devices-ready", measurer.state());
 
     let esp = Esp { disk, number: esp };
@@ -75,6 +75,7 @@ pub fn run() -> anyhow::Result<Infallible> {
     record.reached(phase::READY, measurer.state());
     drop(measurer);
     log::notice(console::READY);
+    let agent_start = clock::now() + if workload.is_some() { AGENT_WAIT } else { Duration::ZERO };
     Machine {
         record,
         signals,
@@ -84,35 +85,13 @@ pub fn run() -> anyhow::Result<Infallible> {
         modules,
         waiting_settings,
         esp,
-        agent: Service::new("agent: ", sandbox::agent(agent)),
+        agent: Service::new("agent: ", sandbox::agent(agent), Some(agent_start)),
         agent_policy: AgentPolicy::default(),
         workload,
         trial: Trial::Unknown,
         ending: false,
     }
     .run()
-}
-
-/// Arms the watchdog: a hardware one if a module was loaded for it, else the kernel's own.
-fn arm_watchdog(modules: &mut Modules) -> Option<Pings> {
-    if !Path::new(WATCHDOG).exists() {
-        modules.load_or_warn(SOFT_WATCHDOG);
-    }
-    let watchdog = match Watchdog::open(Path::new(WATCHDOG)) {
-        Ok(watchdog) => watchdog,
-        Err(error) => {
-            log::warn(&format!("no watchdog: {error}"));
-            return None;
-        }
-    };
-    let timeout = watchdog.set_timeout(WATCHDOG_TIMEOUT).unwrap_or_else(|error| {
-        log::warn(&format!("watchdog keeps its own timeout: {error}"));
-        WATCHDOG_TIMEOUT / 4
-    });
-    let kind = files::read_text(Path::new("/sys/class/watchdog/watchdog0/identity"), 128).unwrap_or_default();
-    log::info(&format!("watchdog armed: {}, {} s", kind.trim(), timeout.as_secs()));
-    let every = (timeout / 4).max(Duration::from_secs(1));
-    Some(Pings { watchdog, every, next: clock::now() + every })
 }
 
 /// Reads the node settings, measures them, then takes what is valid.
@@ -160,15 +139,14 @@ fn workload_unit(record: &mut BootRecord) -> anyhow::Result<Option<WorkloadUnit>
     let probers =
         cgroup::make("prober", &sandbox::prober_limits()).context("cannot make the prober's group")?;
     let child = sandbox::workload(&workload, group).context("the workload has no command")?;
-    let mut prober = Service::new("health: ", sandbox::prober(&workload, probers));
     // It starts when the workload has.
-    prober.start_at = None;
+    let prober = Service::new("health: ", sandbox::prober(&workload, probers), None);
     record.change(|boot| {
         workload.name.clone_into(&mut boot.workload.name);
         boot.workload.state = WorkloadState::Starting;
     });
     Ok(Some(WorkloadUnit {
-        service: Service::new("workload: ", child),
+        service: Service::new("workload: ", child, Some(clock::now())),
         prober,
         policy: WorkloadPolicy::default(),
         judge: HealthJudge::new(workload.health.failures, clock::now()),
