@@ -96,6 +96,36 @@ pub(crate) fn storage_key(ek_public: &[u8]) -> Result<Public, CredentialError> {
     }
 }
 
+/// PolicyA of the EK Credential Profile: PolicySecret(endorsement), with SHA-256.
+const POLICY_A_SHA256: &str = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
+/// PolicyB: PolicyOR of PolicyA and an authorised policy, with SHA-256 and SHA-384.
+const POLICY_B_SHA256: &str = "ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0";
+const POLICY_B_SHA384: &str =
+    "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12";
+
+/// Whether the EK is of one of the default templates of the TCG EK Credential Profile (2.5, annex B): L-1 and L-2 in the
+/// low range, H-1 to H-3 in the high range.
+pub(crate) fn is_default_template(ek: &Public) -> bool {
+    let low = attribute::FIXED_TPM
+        | attribute::FIXED_PARENT
+        | attribute::SENSITIVE_DATA_ORIGIN
+        | attribute::ADMIN_WITH_POLICY
+        | attribute::RESTRICTED
+        | attribute::DECRYPT;
+    let high = low | attribute::USER_WITH_AUTH;
+    let policy = hex::encode(&ek.auth_policy);
+    match (&ek.key, ek.name_alg, ek.symmetric_bits) {
+        (PublicKey::Rsa { .. } | PublicKey::Ecc { curve: Curve::P256, .. }, Bank::Sha256, Some(128)) => {
+            (ek.attributes == low && policy == POLICY_A_SHA256)
+                || (ek.attributes == high && policy == POLICY_B_SHA256)
+        }
+        (PublicKey::Ecc { curve: Curve::P384, .. }, Bank::Sha384, Some(256)) => {
+            ek.attributes == high && policy == POLICY_B_SHA384
+        }
+        _ => false,
+    }
+}
+
 /// The outer wrap (part 1, section 24.4): the secret encrypted, an HMAC over it and the name in front.
 fn protect(
     name_alg: Bank,

@@ -112,6 +112,9 @@ impl<'a> Certificate<'a> {
         if parsed.signature_algorithm != parsed.tbs_certificate.signature {
             return Err(unreadable("it names two signature algorithms".into()));
         }
+        if !is_canonical(&der[..der.len() - rest.len()], &parsed) {
+            return Err(unreadable("what is around the signed part is not DER".into()));
+        }
         if let Some(extension) =
             parsed.extensions().iter().find(|e| e.critical && !is_known(e.parsed_extension()))
         {
@@ -145,6 +148,32 @@ impl<'a> Certificate<'a> {
             Ok(Some(usage)) if usage.value.key_cert_sign() => None,
             _ => Some(format!("{} may not sign certificates", self.whose)),
         }
+    }
+}
+
+/// Whether the bytes around the signed part (header, algorithm, signature's header) are the only ones that DER allows:
+/// no signature covers them, and the parser is more tolerant.
+fn is_canonical(der: &[u8], parsed: &X509Certificate<'_>) -> bool {
+    let signed = parsed.tbs_certificate.as_ref();
+    let signature = &*parsed.signature_value.data;
+    let bit_string = [header(0x03, signature.len() + 1).as_slice(), &[0], signature].concat();
+    let Some((_, behind)) = der.split_at_checked(4) else { return false };
+    let Some(algorithm) =
+        behind.strip_prefix(signed).and_then(|rest| rest.strip_suffix(bit_string.as_slice()))
+    else {
+        return false;
+    };
+    // The same algorithm stands, signed, inside.
+    let inside = signed.windows(algorithm.len().max(1)).any(|window| window == algorithm);
+    inside && der.starts_with(&header(0x30, behind.len()))
+}
+
+fn header(tag: u8, len: usize) -> Vec<u8> {
+    match len {
+        0..0x80 => vec![tag, len as u8],
+        0x80..0x100 => vec![tag, 0x81, len as u8],
+        // Certificates are limited to 8 KB.
+        _ => [&[tag, 0x82], (len as u16).to_be_bytes().as_slice()].concat(),
     }
 }
 
@@ -320,4 +349,18 @@ fn is_roca(modulus: &[u8]) -> bool {
             power == rest
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_65537_are_weak_and_other_moduli_are_not() {
+        // 65537 squared; and 2^2047 + 1, which leaves the subgroup at a small prime.
+        assert!(is_roca(&[0x01, 0x00, 0x02, 0x00, 0x01]));
+        let mut sound = [0; 256];
+        (sound[0], sound[255]) = (0x80, 1);
+        assert!(!is_roca(&sound));
+    }
 }

@@ -349,6 +349,9 @@ fn structures(evidence: &Evidence) -> Found<(Quote, Public, Public)> {
     tpm::Signature::parse(&evidence.signature, &ak.key)
         .map_err(|e| Fault::new(format!("TPMT_SIGNATURE {e}")))?;
     let ek = credential::storage_key(&evidence.ek_public)?;
+    if !credential::is_default_template(&ek) {
+        return Err(Fault::new("EK is of none of the TCG's default templates"));
+    }
     Ok(((quote, ak, ek), "a quote, its signature, AK and EK".into()))
 }
 

@@ -1,0 +1,100 @@
+//! The real boot whose log `agent/measure` keeps, as a pillar's: with init's records behind it, and the release that
+//! predicts it.
+
+use pillar_layout::phase;
+use pillar_measure::hash::{extend, hash};
+use pillar_model::{
+    Bank, Binding, BootApplication, Digest, Nonce, PcrIndex, PcrPrediction, ReleasePredicate, Role, RootHash,
+    SecureBootKeys,
+};
+use std::collections::BTreeMap;
+
+pub const EVENT_LOG: &[u8] = include_bytes!("../../../measure/tests/data/ovmf-sdboot.eventlog");
+const PCRS: &str = include_str!("../../../measure/tests/data/ovmf-sdboot.pcrs");
+
+pub const NODE_SETTINGS: &str = r#"{"name":"p1"}"#;
+
+pub fn digest(text: &str) -> Digest {
+    Digest(hex::decode(text).unwrap())
+}
+
+pub fn pcr(index: u8) -> PcrIndex {
+    PcrIndex::new(index).unwrap()
+}
+
+/// A PCR (SHA-256) as the TPM had it when the kernel started.
+pub fn at_kernel_start(index: u8) -> Digest {
+    let line = PCRS.lines().find_map(|l| l.strip_prefix(&format!("sha256 {index} "))).unwrap();
+    digest(line)
+}
+
+fn record(number: usize, pcr: u8, event: &str, text: &str) -> String {
+    let (digest, text) = (hash(Bank::Sha256, &[text.as_bytes()]), serde_json::Value::from(text).to_string());
+    format!(
+        "\u{1e}{{\"recnum\":{number},\"pcr\":{pcr},\"digests\":[{{\"hashAlg\":\"sha256\",\"digest\":\"{digest}\"}}],\
+         \"content_type\":\"pillar\",\"content\":{{\"event\":\"{event}\",\"string\":{text}}}}}\n"
+    )
+}
+
+/// What init logs on its way through these phases; with node settings before `sysinit`.
+pub fn own_log(phases: &[&str], settings: &[&str]) -> String {
+    let mut log = String::new();
+    let mut number = 0;
+    for phase in phases {
+        if *phase == phase::SYSINIT {
+            for text in settings {
+                log += &record(number, 13, "node-settings", text);
+                number += 1;
+            }
+        }
+        log += &record(number, 11, "phase", phase);
+        number += 1;
+    }
+    log
+}
+
+pub fn release() -> ReleasePredicate {
+    let mut value = at_kernel_start(11);
+    let uki_after_phase = phase::ALL
+        .iter()
+        .map(|name| {
+            extend(Bank::Sha256, &mut value, &hash(Bank::Sha256, &[name.as_bytes()]));
+            ((*name).to_owned(), value.clone())
+        })
+        .collect();
+    let fixed = BTreeMap::from([(pcr(4), at_kernel_start(4)), (pcr(9), at_kernel_start(9))]);
+    let application = |name: &str, value| BootApplication {
+        name: name.into(),
+        authenticode: BTreeMap::from([(Bank::Sha256, digest(value))]),
+    };
+    ReleasePredicate {
+        version: "1".into(),
+        flavour: "virt".into(),
+        epoch: 1,
+        root_hash: RootHash([7; 32]),
+        kernel: "6.12".into(),
+        cmdline: "console=ttyS0 loglevel=4 panic=-1 rdinit=/init".into(),
+        sizes_bytes: BTreeMap::new(),
+        boot_applications: vec![
+            application("loader", "937f1f3b0b3fed2034f1fddcc68c835f3e4ba190143f79693816e5a9d1718da5"),
+            application("uki", "83143265d1c35a9770a6c3a3a8bed95b3f471a9d19fee81a3775386559bd4a0a"),
+        ],
+        pcrs: BTreeMap::from([(Bank::Sha256, PcrPrediction { fixed, uki_after_phase })]),
+        secure_boot: SecureBootKeys {
+            pk: digest("07c1d68447b737b4fcd719151d8864848c7c4b978ec295d96a39f97ea7624b10"),
+            kek: digest("5e782c83138fb68562dececcc4ab860b97bda21d1cd9168a647d43fefd725ae0"),
+            db: digest("95de43eeb10a81fc779e427bc9c4ecaf5140671603a0c2880a77cd00c5c6fab8"),
+        },
+        packages: Vec::new(),
+    }
+}
+
+pub fn binding() -> Binding {
+    Binding {
+        role: Role::Server,
+        nonce: Nonce([0x5a; 32]),
+        exporter: vec![0xe1; 32],
+        attester_spki: b"attester's key".to_vec(),
+        verifier_spki: b"verifier's key".to_vec(),
+    }
+}

@@ -1,0 +1,635 @@
+//! Evidence of a real boot, signed by keys made here: what is refused, by which check, for which reason.
+#![allow(clippy::unwrap_used)]
+
+mod boot;
+
+use boot::{at_kernel_start, binding, digest, own_log, pcr};
+use pillar_layout::{pcr::QUOTED, phase};
+use pillar_measure::cel::CelLog;
+use pillar_measure::hash::hash;
+use pillar_measure::tcg::EventLog;
+use pillar_model::{Bank, Binding, Digest, Evidence, Nonce, ReleasePredicate, Role};
+use pillar_verify::{
+    AK_ATTRIBUTES, Check, Counters, ExitBootServices, Firmware, Policy, Rejection, SameTpm, Verdict,
+    Verified, ak_name, evidence_selection, judge, qualifying_data, tpm, verify,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData,
+};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use std::collections::BTreeMap;
+
+const NOW: u64 = 1_800_000_000;
+const SECRET: [u8; 32] = [0x33; 32];
+const EK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 1];
+
+fn sized(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
+}
+
+/// `TPMT_PUBLIC` of a P-256 key; `storage` has AES-128-CFB, otherwise ECDSA with SHA-256.
+fn public(point: &[u8], attributes: u32, storage: bool) -> Vec<u8> {
+    let parameters: &[u8] = if storage {
+        &[0, 6, 0, 128, 0, 0x43, 0, 0x10, 0, 3, 0, 0x10]
+    } else {
+        &[0, 0x10, 0, 0x18, 0, 0x0B, 0, 3, 0, 0x10]
+    };
+    let policy = if storage { hex::decode(POLICY_A).unwrap() } else { Vec::new() };
+    [
+        &[0, 0x23, 0, 0x0B],
+        attributes.to_be_bytes().as_slice(),
+        &sized(&policy),
+        parameters,
+        &sized(&point[1..33]),
+        &sized(&point[33..]),
+    ]
+    .concat()
+}
+
+/// What authorises the use of an EK by the default template.
+const POLICY_A: &str = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
+/// Attributes of an EK by the default template.
+const EK_ATTRIBUTES: u32 = 0x0003_00B2;
+
+/// A TPM in memory: AK, EK with its certificate, PCRs.
+struct Machine {
+    ak: EcdsaKeyPair,
+    ak_public: Vec<u8>,
+    ek: KeyPair,
+    pcrs: BTreeMap<u8, Digest>,
+    event_log: Vec<u8>,
+    cel: Vec<u8>,
+    counters: Counters,
+}
+
+struct Authority {
+    root: CertifiedIssuer<'static, KeyPair>,
+    intermediate: CertifiedIssuer<'static, KeyPair>,
+}
+
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2035, 1, 1);
+    params
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = named(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+impl Authority {
+    fn new() -> Self {
+        let root_key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        let root = CertifiedIssuer::self_signed(authority("root"), root_key).unwrap();
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let intermediate = CertifiedIssuer::signed_by(authority("intermediate"), key, &root).unwrap();
+        Self { root, intermediate }
+    }
+
+    fn roots(&self) -> [Vec<u8>; 1] {
+        [self.root.der().to_vec()]
+    }
+
+    fn intermediates(&self) -> [Vec<u8>; 1] {
+        [self.intermediate.der().to_vec()]
+    }
+
+    fn certify(&self, ek: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+        let mut params = named("ek");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(EK_PURPOSE.to_vec())];
+        change(&mut params);
+        params.signed_by(ek, &self.intermediate).unwrap().der().to_vec()
+    }
+}
+
+impl Machine {
+    fn new() -> Self {
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let ak = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random).unwrap();
+        let ak_public = public(ring::signature::KeyPair::public_key(&ak).as_ref(), AK_ATTRIBUTES, false);
+        let mut machine = Self {
+            ak,
+            ak_public,
+            ek: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
+            pcrs: BTreeMap::new(),
+            event_log: boot::EVENT_LOG.to_vec(),
+            cel: own_log(&phase::ALL, &[]).into_bytes(),
+            counters: Counters {
+                clock_ms: 5000,
+                reset_count: 3,
+                restart_count: 0,
+                safe: true,
+                firmware_version: 7,
+            },
+        };
+        machine.measure_again();
+        machine
+    }
+
+    /// Sets the PCRs to what the logs lead to, as a machine that did exactly that would have them.
+    fn measure_again(&mut self) {
+        let mut pcrs = EventLog::parse(&self.event_log).unwrap().replay(Bank::Sha256).unwrap();
+        assert!(CelLog::parse(&self.cel).unwrap().replay_onto(Bank::Sha256, &mut pcrs));
+        let zero = || Digest(vec![0; 32]);
+        self.pcrs = QUOTED.map(|i| (i, pcrs.get(&pcr(i)).cloned().unwrap_or_else(zero))).into();
+    }
+
+    /// The evidence for a challenge, as the machine's own TPM would sign it.
+    fn evidence(&self, binding: &Binding, certificate: Vec<u8>) -> Evidence {
+        let values: Vec<&[u8]> = self.pcrs.values().map(|v| v.0.as_slice()).collect();
+        let nonce = qualifying_data(binding, &self.event_log, &self.cel);
+        let counters = &self.counters;
+        let attest = [
+            tpm::MAGIC.to_be_bytes().as_slice(),
+            &tpm::ST_QUOTE.to_be_bytes(),
+            &sized(&[&[0, 0x0B][..], &[0x42; 32]].concat()),
+            &sized(&nonce),
+            &counters.clock_ms.to_be_bytes(),
+            &counters.reset_count.to_be_bytes(),
+            &counters.restart_count.to_be_bytes(),
+            &[u8::from(counters.safe)],
+            &counters.firmware_version.to_be_bytes(),
+            &evidence_selection(Bank::Sha256),
+            &sized(&hash(Bank::Sha256, &values).0),
+        ]
+        .concat();
+        let rs = self.ak.sign(&SystemRandom::new(), &attest).unwrap();
+        let signature =
+            [&[0, 0x18, 0, 0x0B], sized(&rs.as_ref()[..32]).as_slice(), &sized(&rs.as_ref()[32..])].concat();
+        Evidence {
+            attest,
+            signature,
+            ak_public: self.ak_public.clone(),
+            ek_public: public(self.ek.der_bytes(), EK_ATTRIBUTES, true),
+            ek_certificate: certificate,
+            activated: SECRET.to_vec(),
+            event_log: self.event_log.clone(),
+            cel: self.cel.clone(),
+        }
+    }
+}
+
+/// Everything that a verification needs, good as it is; tests change one thing.
+struct Case {
+    machine: Machine,
+    authority: Authority,
+    release: ReleasePredicate,
+    binding: Binding,
+    evidence: Evidence,
+    roots: [Vec<u8>; 1],
+    intermediates: [Vec<u8>; 1],
+}
+
+impl Case {
+    fn new() -> Self {
+        let (machine, authority) = (Machine::new(), Authority::new());
+        let certificate = authority.certify(&machine.ek, |_| {});
+        let evidence = machine.evidence(&binding(), certificate);
+        let (roots, intermediates) = (authority.roots(), authority.intermediates());
+        Self {
+            machine,
+            authority,
+            release: boot::release(),
+            binding: binding(),
+            evidence,
+            roots,
+            intermediates,
+        }
+    }
+
+    /// Takes the evidence again after the machine was changed.
+    fn again(mut self, change: impl FnOnce(&mut Machine)) -> Self {
+        change(&mut self.machine);
+        self.evidence = self.machine.evidence(&self.binding, self.evidence.ek_certificate.clone());
+        self
+    }
+
+    fn with_policy<T>(&self, use_it: impl FnOnce(Policy<'_>) -> T) -> T {
+        use_it(Policy {
+            releases: &[&self.release],
+            bank: Bank::Sha256,
+            ek_roots: &self.roots,
+            ek_intermediates: &self.intermediates,
+            same_tpm: SameTpm::Activated(&SECRET),
+            firmware: Firmware::Learn,
+            exit_boot_services: ExitBootServices::Required,
+            previous: None,
+            now_unix_s: NOW,
+        })
+    }
+
+    fn verify(&self) -> Result<Verified, Rejection> {
+        self.with_policy(|policy| verify(&self.evidence, &self.binding, &policy))
+    }
+
+    #[track_caller]
+    fn refused(&self, check: Check, reason: &str) -> Rejection {
+        let rejection = self.verify().expect_err("must be refused");
+        assert_eq!(rejection.check, check, "{rejection}");
+        assert!(rejection.reason.contains(reason), "{rejection}");
+        rejection
+    }
+
+    #[track_caller]
+    fn policy_refused(&self, check: Check, reason: &str, change: impl FnOnce(&mut Policy<'_>)) {
+        let verdict = self.with_policy(|mut policy| {
+            // The change borrows nothing of the case.
+            change(&mut policy);
+            verify(&self.evidence, &self.binding, &policy)
+        });
+        let rejection = verdict.expect_err("must be refused");
+        assert_eq!(rejection.check, check, "{rejection}");
+        assert!(rejection.reason.contains(reason), "{rejection}");
+    }
+}
+
+/// A log with one event more at the end of those of a PCR: (PCR, type, data), measured as its data.
+fn with_event(log: &[u8], pcr: u32, event_type: u32, data: &[u8]) -> Vec<u8> {
+    let event = [
+        pcr.to_le_bytes().as_slice(),
+        &event_type.to_le_bytes(),
+        &3u32.to_le_bytes(),
+        &0x0004u16.to_le_bytes(),
+        &hash(Bank::Sha1, &[data]).0,
+        &0x000Bu16.to_le_bytes(),
+        &hash(Bank::Sha256, &[data]).0,
+        &0x000Cu16.to_le_bytes(),
+        &hash(Bank::Sha384, &[data]).0,
+        &(data.len() as u32).to_le_bytes(),
+        data,
+    ]
+    .concat();
+    // Before the last event, which ends the boot services.
+    let last = EventLog::parse(log).unwrap().events.last().unwrap().offset;
+    [&log[..last], &event, &log[last..]].concat()
+}
+
+#[test]
+fn good_evidence_is_verified() {
+    let case = Case::new();
+    let verified = case.verify().unwrap();
+    assert_eq!(verified.version(), "1");
+    assert_eq!(verified.root_hash(), case.release.root_hash);
+    assert_eq!(verified.counters(), case.machine.counters);
+    assert_eq!(verified.ek_issuers(), ["CN=intermediate", "CN=root"]);
+    assert_eq!(verified.ak_name(), ak_name(&case.evidence.ak_public).unwrap());
+    assert_eq!(verified.node_settings(), None);
+    let firmware = verified.firmware();
+    assert_eq!(firmware[&pcr(0)], at_kernel_start(0));
+    case.with_policy(|policy| {
+        let policy = Policy { firmware: Firmware::Pinned(&firmware), ..policy };
+        let policy = Policy { same_tpm: SameTpm::PinnedAk(verified.ak_name()), ..policy };
+        let (report, verdict) = judge(&case.evidence, &case.binding, &policy);
+        assert!(verdict.is_ok());
+        assert_eq!(report.checks.len(), Check::ALL.len());
+        assert!(report.checks.iter().all(|c| c.verdict == Verdict::Passed && !c.words.is_empty()));
+    });
+}
+
+#[test]
+fn a_report_ends_with_the_failed_check() {
+    let mut case = Case::new();
+    case.binding.nonce = Nonce([1; 32]);
+    let (report, verdict) = case.with_policy(|policy| judge(&case.evidence, &case.binding, &policy));
+    assert_eq!(verdict.unwrap_err().check, Check::Challenge);
+    let at = Check::ALL.iter().position(|c| *c == Check::Challenge).unwrap();
+    for (number, line) in report.checks.iter().enumerate() {
+        let expected = match number.cmp(&at) {
+            std::cmp::Ordering::Less => Verdict::Passed,
+            std::cmp::Ordering::Equal => Verdict::Failed,
+            std::cmp::Ordering::Greater => Verdict::NotReached,
+        };
+        assert_eq!(line.verdict, expected, "{}", line.name);
+    }
+}
+
+#[test]
+fn every_changed_byte_is_refused() {
+    let case = Case::new();
+    let fields: [fn(&mut Evidence) -> &mut Vec<u8>; 8] = [
+        |e| &mut e.attest,
+        |e| &mut e.signature,
+        |e| &mut e.ak_public,
+        |e| &mut e.ek_public,
+        |e| &mut e.ek_certificate,
+        |e| &mut e.activated,
+        |e| &mut e.event_log,
+        |e| &mut e.cel,
+    ];
+    let mut evidence = case.evidence.clone();
+    for (number, field) in fields.iter().enumerate() {
+        // Every byte of what is signed; of the logs, whose digest is signed, every seventh.
+        let step = if field(&mut evidence).len() > 1000 { 7 } else { 1 };
+        for at in (0..field(&mut evidence).len()).step_by(step) {
+            for flip in [0x01, 0x80] {
+                field(&mut evidence)[at] ^= flip;
+                let refused = case.with_policy(|policy| verify(&evidence, &case.binding, &policy)).is_err();
+                field(&mut evidence)[at] ^= flip;
+                assert!(refused, "field {number}, byte {at}, flip {flip:#x}");
+            }
+        }
+        let shorter = field(&mut evidence).pop().unwrap();
+        assert!(case.with_policy(|policy| verify(&evidence, &case.binding, &policy)).is_err());
+        field(&mut evidence).push(shorter);
+        // Zeros behind a certificate are the NV index's padding.
+        field(&mut evidence).push(1);
+        assert!(case.with_policy(|policy| verify(&evidence, &case.binding, &policy)).is_err());
+        field(&mut evidence).pop();
+    }
+}
+
+#[test]
+fn padding_behind_the_certificate_is_tolerated() {
+    for padding in [0x00, 0xFF] {
+        let mut case = Case::new();
+        case.evidence.ek_certificate.extend([padding; 300]);
+        assert!(case.verify().is_ok());
+        case.evidence.ek_certificate.push(0x55);
+        case.refused(Check::EkCertificate, "bytes behind it");
+    }
+}
+
+#[test]
+fn relayed_reflected_and_replayed_evidence_is_refused() {
+    let changes: [fn(&mut Binding); 5] = [
+        |b| b.nonce = Nonce([0; 32]),
+        |b| b.role = Role::Client,
+        |b| b.exporter[31] ^= 1,
+        |b| b.attester_spki.push(0),
+        |b| std::mem::swap(&mut b.attester_spki, &mut b.verifier_spki),
+    ];
+    for change in changes {
+        let mut case = Case::new();
+        change(&mut case.binding);
+        case.refused(Check::Challenge, "extraData");
+    }
+}
+
+#[test]
+fn attestation_keys_of_another_kind_are_refused() {
+    for (attributes, check, reason) in [
+        (AK_ATTRIBUTES & !tpm::attribute::RESTRICTED, Check::Structures, "not restricted"),
+        (AK_ATTRIBUTES & !tpm::attribute::FIXED_TPM, Check::Structures, "fixedTPM"),
+        (AK_ATTRIBUTES | tpm::attribute::DECRYPT, Check::Structures, "decrypts"),
+        (AK_ATTRIBUTES & !tpm::attribute::NO_DA, Check::AttestationKey, "the template has"),
+    ] {
+        let case = Case::new().again(|m| {
+            m.ak_public = public(ring::signature::KeyPair::public_key(&m.ak).as_ref(), attributes, false);
+        });
+        case.refused(check, reason);
+    }
+    Case::new().policy_refused(Check::SameTpm, "is pinned", |p| p.same_tpm = SameTpm::PinnedAk(&[0, 11, 1]));
+    Case::new()
+        .policy_refused(Check::SameTpm, "did not come back", |p| p.same_tpm = SameTpm::Activated(&[1; 32]));
+    Case::new().policy_refused(Check::SameTpm, "expects nothing", |p| p.same_tpm = SameTpm::Activated(&[]));
+}
+
+#[test]
+fn ek_certificates_that_prove_nothing_are_refused() {
+    let refused = |change: fn(&mut CertificateParams), reason: &str| {
+        let mut case = Case::new();
+        case.evidence.ek_certificate = case.authority.certify(&case.machine.ek, change);
+        case.refused(Check::EkCertificate, reason);
+    };
+    refused(|p| p.extended_key_usages.clear(), "2.23.133.8.1");
+    refused(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth], "2.23.133.8.1");
+    refused(|p| p.not_after = rcgen::date_time_ymd(2026, 1, 1), "EK certificate is valid from");
+    refused(|p| p.not_before = rcgen::date_time_ymd(2034, 1, 1), "EK certificate is valid from");
+    refused(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), "authority's");
+    refused(
+        |p| {
+            let mut unknown = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+            unknown.set_criticality(true);
+            p.custom_extensions.push(unknown);
+        },
+        "unknown critical extension",
+    );
+
+    let mut case = Case::new();
+    case.evidence.ek_certificate = case.authority.certify(&KeyPair::generate().unwrap(), |_| {});
+    case.refused(Check::EkCertificate, "another key");
+
+    // A chain to another root of the same name; without the intermediate; an intermediate that is none.
+    let mut case = Case::new();
+    case.roots = Authority::new().roots();
+    case.refused(Check::EkCertificate, "root 0 did not sign it");
+    let mut case = Case::new();
+    case.intermediates = case.roots.clone();
+    case.refused(Check::EkCertificate, "does not lead to a trusted root");
+    let mut case = Case::new();
+    let key = KeyPair::generate().unwrap();
+    let impostor = CertifiedIssuer::signed_by(named("intermediate"), key, &case.authority.root).unwrap();
+    case.intermediates = [impostor.der().to_vec()];
+    case.refused(Check::EkCertificate, "is not a certificate authority");
+    Case::new().policy_refused(Check::EkCertificate, "0 roots", |p| p.ek_roots = &[]);
+    Case::new()
+        .policy_refused(Check::EkCertificate, "certificate is valid from", |p| p.now_unix_s = 3_000_000_000);
+}
+
+#[test]
+fn counters_only_go_up() {
+    let now = Counters { clock_ms: 5000, reset_count: 3, restart_count: 0, safe: true, firmware_version: 7 };
+    let refused = |before: Counters, reason: &str| {
+        Case::new().policy_refused(Check::Counters, reason, |p| p.previous = Some(before));
+    };
+    refused(Counters { reset_count: 4, ..now }, "reset counter went back from 4 to 3");
+    refused(Counters { restart_count: 1, ..now }, "restart counter went back");
+    refused(Counters { clock_ms: 5001, ..now }, "clock went back");
+    refused(Counters { clock_ms: 5001, reset_count: 2, ..now }, "clock went back");
+    refused(Counters { firmware_version: 8, ..now }, "firmware version went back");
+    let case = Case::new();
+    let before = Counters { clock_ms: 4000, reset_count: 2, restart_count: 9, ..now };
+    let accepted = |case: &Case, before| {
+        case.with_policy(|p| {
+            verify(&case.evidence, &case.binding, &Policy { previous: Some(before), ..p }).is_ok()
+        })
+    };
+    assert!(accepted(&case, before));
+    assert!(accepted(&case, now));
+    // After a crash the clock may have lost a while; the TPM says so.
+    let crashed = Case::new().again(|m| m.counters.safe = false);
+    assert!(accepted(&crashed, Counters { clock_ms: 5001, reset_count: 2, ..now }));
+}
+
+#[test]
+fn what_no_event_explains_is_refused() {
+    for index in QUOTED {
+        let case = Case::new().again(|m| {
+            m.pcrs.insert(index, Digest(vec![7; 32]));
+        });
+        case.refused(Check::Replay, "no event explains");
+    }
+    let case = Case::new().again(|m| m.event_log = m.event_log[..77].to_vec());
+    assert!(case.verify().is_err());
+    let case = Case::new().again(|m| m.event_log.truncate(9000));
+    case.refused(Check::Logs, "the log ends inside it");
+    let case = Case::new().again(|m| m.cel.truncate(40));
+    case.refused(Check::Logs, "own log: record 0");
+}
+
+#[test]
+fn what_is_not_the_release_is_named() {
+    let mut case = Case::new();
+    case.release.boot_applications[1].authenticode.insert(Bank::Sha256, digest(&"11".repeat(32)));
+    case.release.pcrs.get_mut(&Bank::Sha256).unwrap().fixed.insert(pcr(4), digest(&"11".repeat(32)));
+    let rejection = case.refused(Check::Release, "starts another uki");
+    assert_eq!((rejection.pcr, rejection.event), (Some(pcr(4)), Some(28)));
+
+    let mut case = Case::new();
+    case.release.cmdline.push_str(" quiet");
+    case.release.pcrs.get_mut(&Bank::Sha256).unwrap().fixed.insert(pcr(9), digest(&"11".repeat(32)));
+    let rejection = case.refused(Check::Release, "another command line");
+    assert_eq!((rejection.pcr, rejection.event), (Some(pcr(9)), Some(43)));
+
+    let mut case = Case::new();
+    for value in case.release.pcrs.get_mut(&Bank::Sha256).unwrap().uki_after_phase.values_mut() {
+        value.0[0] ^= 1;
+    }
+    assert_eq!(case.refused(Check::Release, "a section of the UKI").pcr, Some(pcr(11)));
+
+    let mut case = Case::new();
+    case.release.pcrs.clear();
+    case.refused(Check::Release, "predicts nothing in sha256");
+
+    // A program more, with leave of db and measured: still not the release.
+    let case = Case::new().again(|m| {
+        m.event_log = with_event(&m.event_log, 4, 0x8000_0003, b"another program");
+        m.measure_again();
+    });
+    case.refused(Check::Release, "starts a program more");
+}
+
+#[test]
+fn either_of_two_releases_but_not_a_mixture() {
+    let case = Case::new();
+    let mut other = case.release.clone();
+    other.version = "2".into();
+    for value in other.pcrs.get_mut(&Bank::Sha256).unwrap().fixed.values_mut() {
+        value.0[0] ^= 1;
+    }
+    let judge = |releases: &[&ReleasePredicate]| {
+        case.with_policy(|p| verify(&case.evidence, &case.binding, &Policy { releases, ..p }))
+    };
+    assert_eq!(judge(&[&other, &case.release]).unwrap().version(), "1");
+    assert_eq!(judge(&[&other]).unwrap_err().check, Check::Release);
+    let mut mixed = case.release.clone();
+    mixed.pcrs.get_mut(&Bank::Sha256).unwrap().uki_after_phase.clear();
+    let refused = judge(&[&other, &mixed]).unwrap_err();
+    assert!(refused.reason.contains("does not predict it"), "{refused}");
+    assert_eq!(judge(&[]).unwrap_err().check, Check::Sizes);
+    assert_eq!(judge(&[&other; 3]).unwrap_err().check, Check::Sizes);
+}
+
+#[test]
+fn phases_are_complete_and_in_order() {
+    let with = |phases: &[&str], settings: &[&str]| {
+        let cel = own_log(phases, settings).into_bytes();
+        Case::new().again(|m| {
+            m.cel = cel;
+            m.measure_again();
+        })
+    };
+    with(&phase::ALL[..3], &[]).refused(Check::Events, "its last phase is sysinit");
+    with(&["enter-initrd", "sysinit", "leave-initrd", "ready"], &[]).refused(Check::Events, "phases are");
+    with(&["enter-initrd", "leave-initrd", "sysinit", "ready", "ready"], &[])
+        .refused(Check::Events, "phases are");
+
+    let settings = with(&phase::ALL, &[boot::NODE_SETTINGS]).verify().unwrap();
+    assert_eq!(settings.node_settings(), Some(boot::NODE_SETTINGS));
+    with(&phase::ALL, &["{}", "{}"]).refused(Check::Additions, "measured twice");
+    with(&phase::ALL, &[r#"{"shell":true}"#]).refused(Check::Additions, "node settings are not understood");
+}
+
+#[test]
+fn what_was_added_to_the_boot_is_named() {
+    let case = Case::new().again(|m| {
+        m.event_log = with_event(&m.event_log, 12, 0xD, b"init=/bin/sh");
+        m.measure_again();
+    });
+    let rejection = case.refused(Check::Additions, "a command line or add-on from outside");
+    assert_eq!((rejection.pcr, rejection.event), (Some(pcr(12)), Some(46)));
+    let case = Case::new().again(|m| {
+        m.event_log = with_event(&m.event_log, 13, 0xD, b"sysext");
+        m.measure_again();
+    });
+    case.refused(Check::Additions, "an extension image");
+    let case = Case::new().again(|m| {
+        m.event_log = with_event(&m.event_log, 15, 0x1234, b"what");
+        m.measure_again();
+    });
+    case.refused(Check::Events, "unknown type 0x1234");
+}
+
+#[test]
+fn secure_boot_is_judged_by_content() {
+    type Change = fn(&mut ReleasePredicate);
+    let changes: [(Change, &str); 3] = [
+        (|r| r.secure_boot.pk = Digest(vec![1; 32]), "PK holds certificate"),
+        (|r| r.secure_boot.kek = Digest(vec![1; 32]), "KEK holds certificate"),
+        (|r| r.secure_boot.db = Digest(vec![1; 32]), "db holds certificate"),
+    ];
+    for (change, reason) in changes {
+        let mut case = Case::new();
+        change(&mut case.release);
+        case.refused(Check::SecureBoot, reason);
+    }
+    // A later authority that is not db's key.
+    let variable = |name: &str, data: &[u8]| {
+        let utf16: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let (units, bytes) = ((utf16.len() / 2) as u64, data.len() as u64);
+        [&[0x50; 16], units.to_le_bytes().as_slice(), &bytes.to_le_bytes(), &utf16, data].concat()
+    };
+    let case = Case::new().again(|m| {
+        m.event_log = with_event(&m.event_log, 7, 0x8000_00E0, &variable("MokList", &[0; 60]));
+        m.measure_again();
+    });
+    case.refused(Check::SecureBoot, "by leave of \"MokList\"");
+    // Behind the separator nothing else may come.
+    let case = Case::new().again(|m| {
+        m.event_log = with_event(&m.event_log, 7, 0x8000_0001, &variable("SecureBoot", &[0]));
+        m.measure_again();
+    });
+    case.refused(Check::Events, "stands behind the separator");
+}
+
+#[test]
+fn firmware_is_compared_with_what_is_pinned() {
+    let case = Case::new();
+    let mut pinned = case.verify().unwrap().firmware();
+    pinned.insert(pcr(1), digest(&"22".repeat(32)));
+    let judge = |pinned: &BTreeMap<_, _>| {
+        case.with_policy(|p| {
+            verify(&case.evidence, &case.binding, &Policy { firmware: Firmware::Pinned(pinned), ..p })
+                .unwrap_err()
+        })
+    };
+    let rejection = judge(&pinned);
+    assert_eq!((rejection.check, rejection.pcr), (Check::Firmware, Some(pcr(1))));
+    pinned.remove(&pcr(0));
+    assert!(judge(&pinned).reason.contains("has no pinned value"));
+}
+
+#[test]
+fn weak_banks_and_wrong_sizes_are_refused() {
+    Case::new().policy_refused(Check::Sizes, "none of sha256 and sha384", |p| p.bank = Bank::Sha1);
+    Case::new().policy_refused(Check::Selection, "PCR selection", |p| p.bank = Bank::Sha384);
+    let empty: [fn(&mut Evidence); 4] = [
+        |e| e.event_log.clear(),
+        |e| e.cel.clear(),
+        |e| e.ek_certificate.clear(),
+        |e| e.attest.resize(2000, 0),
+    ];
+    for change in empty {
+        let mut case = Case::new();
+        change(&mut case.evidence);
+        case.refused(Check::Sizes, "bytes; 1 to");
+    }
+}
