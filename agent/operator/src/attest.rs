@@ -1,0 +1,253 @@
+//! Evidence: asked for, saved, judged. The judgement itself is `pillar_verify`'s; here is what it cannot know: files,
+//! randomness, the clock, the connection, and what was pinned.
+
+use crate::cli::{Judge, Run, Target};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::paint::Mark;
+use crate::pins::Pins;
+use crate::reference::{Reference, now_unix_s};
+use crate::report::{Check, Report, Verdict};
+use crate::saved::Saved;
+use crate::session::{connect, denied};
+use crate::target::{Place, files_of};
+use pillar_layout::pcr::QUOTED;
+use pillar_model::{Bank, Binding, Evidence, NodeSettings, Nonce, PcrIndex, Role};
+use pillar_verify::{ExitBootServices, Firmware, Policy, SameTpm, Verified};
+use pillar_wire::{Challenge, Identity, proto};
+use ring::rand::{SecureRandom, SystemRandom};
+use std::error::Error;
+use std::path::Path;
+use tonic::Code;
+
+/// The bank that is quoted and judged.
+const BANK: Bank = Bank::Sha256;
+
+/// Why there is no evidence to judge.
+enum NoEvidence {
+    /// Nobody answered, or not to us.
+    Failure(Failure),
+    /// The pillar has none, or what it sent is none.
+    Refusal(String),
+}
+
+impl From<Failure> for NoEvidence {
+    fn from(failure: Failure) -> Self {
+        NoEvidence::Failure(failure)
+    }
+}
+
+/// An answer to a challenge that was made a moment ago.
+struct Answer {
+    evidence: Evidence,
+    binding: Binding,
+    /// Wrapped for the keys that the evidence shows; the evidence's `activated` must be the same.
+    secret: [u8; 32],
+}
+
+/// Challenges a pillar and judges its answer.
+pub async fn online(target: &Target, judge: &Judge, forget: bool) -> Outcome<Report> {
+    let place = Place::find(target)?;
+    let reference = Reference::load(&place.files, judge)?;
+    let pins_path = place.files.pins(judge);
+    let pins = match &pins_path {
+        Some(path) if forget => Pins::forget(path).map(|()| None)?,
+        Some(path) => Pins::read(path)?,
+        None => None,
+    };
+    let answer = match ask(&place, target).await {
+        Ok(answer) => answer,
+        Err(NoEvidence::Failure(failure)) => return Err(failure),
+        Err(NoEvidence::Refusal(reason)) => return Ok(no_evidence(place.name, reason)),
+    };
+    let same_tpm = SameTpm::Activated(&answer.secret);
+    let (mut report, verified) =
+        judged(&place.name, &answer.evidence, &answer.binding, &reference, pins.as_ref(), same_tpm, true);
+    let Some(verified) = verified else { return Ok(report) };
+    match (&pins_path, &pins) {
+        (Some(path), None) => {
+            Pins::of(&verified).write(path)?;
+            report.checks.push(note("pins", format!("learnt now, kept in {}", path.display())));
+        }
+        (Some(path), Some(_)) => Pins::of(&verified).write(path)?,
+        (None, _) => {
+            report.checks.push(note("pins", "nothing is kept: --pins FILE would notice a change next time"))
+        }
+    }
+    Ok(report)
+}
+
+/// Challenges a pillar and saves its answer.
+pub async fn save(target: &Target, path: &Path) -> Outcome<String> {
+    let place = Place::find(target)?;
+    let answer = match ask(&place, target).await {
+        Ok(answer) => answer,
+        Err(NoEvidence::Failure(failure)) => return Err(failure),
+        Err(NoEvidence::Refusal(reason)) => {
+            return Err(
+                Failure::new(format!("{} gives no evidence: {reason}", place.name)).kind(Kind::Denied)
+            );
+        }
+    };
+    let saved = Saved { name: place.name, binding: answer.binding, evidence: answer.evidence };
+    let size = saved.write(path)?;
+    let (name, path) = (saved.name, path.display());
+    Ok(format!(
+        "saved evidence of {name} in {path} ({size} bytes), not judged; `pillar verify {path}` does that\n"
+    ))
+}
+
+/// Judges a saved answer.
+pub fn offline(path: &Path, judge: &Judge, run: &Run) -> Outcome<Report> {
+    let saved = Saved::read(path)?;
+    let files = files_of(run, &saved.name);
+    let reference = Reference::load(&files, judge)?;
+    let pins = match files.pins(judge) {
+        Some(path) => Pins::read(&path)?,
+        None => None,
+    };
+    let Some(pins) = pins else {
+        return Ok(Report::refused(
+            saved.name,
+            "AK in this TPM",
+            "AK not proven to share a TPM with the EK",
+            "attest online once (`pillar attest` pins the AK), or give --pins FILE from such an attest",
+        ));
+    };
+    let same_tpm = SameTpm::PinnedAk(&pins.ak_name.0);
+    let (mut report, _) =
+        judged(&saved.name, &saved.evidence, &saved.binding, &reference, Some(&pins), same_tpm, false);
+    if report.is_verified() {
+        report.checks.push(note(
+            "freshness",
+            "what was true when the evidence was made; `pillar attest` tells of now",
+        ));
+    }
+    Ok(report)
+}
+
+/// Runs the verifier, then what it cannot know: the pinned key of an online answer, and the machine's name.
+fn judged(
+    name: &str,
+    evidence: &Evidence,
+    binding: &Binding,
+    reference: &Reference,
+    pins: Option<&Pins>,
+    same_tpm: SameTpm<'_>,
+    fresh: bool,
+) -> (Report, Option<Verified>) {
+    let policy = Policy {
+        releases: &[&reference.release],
+        bank: BANK,
+        ek_roots: &reference.ek_roots,
+        ek_intermediates: &reference.ek_intermediates,
+        same_tpm,
+        firmware: pins.map_or(Firmware::Learn, |pins| Firmware::Pinned(&pins.firmware)),
+        exit_boot_services: ExitBootServices::Required,
+        // A saved answer may be older than the last one that was judged.
+        previous: pins.filter(|_| fresh).map(|pins| pins.counters),
+        now_unix_s: now_unix_s(),
+    };
+    let (steps, result) = pillar_verify::judge(evidence, binding, &policy);
+    let mut report = Report::from_verifier(name, &steps, &result, pins.is_none());
+    let Ok(verified) = result else { return (report, None) };
+    if let Some(refused) = pinned_key(&verified, pins).or_else(|| other_name(name, &verified)) {
+        report.refuse(refused);
+        return (report, None);
+    }
+    (report, Some(verified))
+}
+
+/// The pins are of one TPM; another one, however genuine, is another machine.
+fn pinned_key(verified: &Verified, pins: Option<&Pins>) -> Option<Verdict> {
+    let pinned = &pins?.ak_name.0;
+    if pinned == verified.ak_name() {
+        return None;
+    }
+    Some(Verdict::Refused {
+        check: "pinned TPM".to_owned(),
+        reason: format!("AK's name is {}, {} is pinned", hex::encode(verified.ak_name()), hex::encode(pinned)),
+        hint: "this is another TPM than at the first attestation; if you exchanged or cleared it, `pillar attest --forget`".to_owned(),
+    })
+}
+
+/// A machine that was named must have measured that name, if it measured one.
+fn other_name(name: &str, verified: &Verified) -> Option<Verdict> {
+    let settings: NodeSettings = serde_json::from_str(verified.node_settings()?).ok()?;
+    let measured = settings.name.filter(|measured| measured != name)?;
+    // An address is no name.
+    if name.contains(':') {
+        return None;
+    }
+    Some(Verdict::Refused {
+        check: "name".to_owned(),
+        reason: format!("asked for {name}, the machine that answered was started as {measured}"),
+        hint: "look at the machine's record in its run folder, or at --run-dir".to_owned(),
+    })
+}
+
+fn note(name: &str, words: impl Into<String>) -> Check {
+    Check { mark: Mark::Note, name: name.to_owned(), words: words.into() }
+}
+
+fn no_evidence(name: String, reason: String) -> Report {
+    Report::refused(
+        name,
+        "evidence",
+        &reason,
+        "nothing can be proved without a TPM 2.0 with an EK certificate and both event logs; `pillar status` and `pillar logs` may tell more",
+    )
+}
+
+/// Draws a challenge for the pillar's keys and has it answered on one connection.
+async fn ask(place: &Place, target: &Target) -> Result<Answer, NoEvidence> {
+    let mut connected = connect(place, target).await?;
+    let reply = connected.client.identity(proto::IdentityRequest {}).await.map_err(no_answer)?;
+    let identity = Identity::try_from(reply.into_inner()).map_err(malformed)?;
+
+    let random = SystemRandom::new();
+    let (mut nonce, mut secret) = ([0; 32], [0; 32]);
+    for bytes in [&mut nonce, &mut secret] {
+        random.fill(bytes).map_err(|_| Failure::new("the system gives no random bytes"))?;
+    }
+    let ak_name = pillar_verify::ak_name(&identity.ak_public).map_err(malformed)?;
+    let credential =
+        pillar_verify::make_credential(&identity.ek_public, &ak_name, &secret, &random).map_err(malformed)?;
+    let challenge = Challenge {
+        nonce: Nonce(nonce),
+        credential_blob: credential.blob,
+        encrypted_secret: credential.encrypted_secret,
+        bank: BANK,
+        pcrs: QUOTED.iter().filter_map(|pcr| PcrIndex::new(*pcr).ok()).collect(),
+    };
+    let reply =
+        connected.client.evidence(proto::EvidenceRequest::from(challenge)).await.map_err(no_answer)?;
+    let evidence = Evidence::try_from(reply.into_inner()).map_err(malformed)?;
+    // The secret proves something about the keys it was wrapped for, and about no others.
+    if evidence.ek_public != identity.ek_public || evidence.ak_public != identity.ak_public {
+        return Err(NoEvidence::Refusal("it shows other keys than those that were challenged".to_owned()));
+    }
+    let binding = Binding {
+        role: Role::Server,
+        nonce: Nonce(nonce),
+        exporter: connected.exporter.to_vec(),
+        attester_spki: connected.server_spki,
+        verifier_spki: connected.client_spki,
+    };
+    Ok(Answer { evidence, binding, secret })
+}
+
+/// A pillar that cannot prove anything is refused; one that cannot be asked is a failure.
+#[allow(clippy::needless_pass_by_value)] // For `map_err`.
+fn no_answer(status: tonic::Status) -> NoEvidence {
+    match status.code() {
+        Code::FailedPrecondition | Code::Unimplemented | Code::NotFound => {
+            NoEvidence::Refusal(status.message().to_owned())
+        }
+        _ => NoEvidence::Failure(denied("give evidence", &status)),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // For `map_err`.
+fn malformed(error: impl Error) -> NoEvidence {
+    NoEvidence::Refusal(format!("what it sent cannot be used: {error}"))
+}

@@ -1,0 +1,102 @@
+//! What was learnt about one machine at its first successful attestation, and must not change silently.
+
+use crate::failure::{Failure, Outcome};
+use crate::file;
+use pillar_model::{Bank, Digest, PcrIndex};
+use pillar_verify::{Counters, Verified};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// A dozen digests and a name.
+const FILE_MAX_BYTES: u64 = 64 * 1024;
+
+/// The file `pins.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pins {
+    /// TPM name (algorithm and digest of the public area) of the attestation key: which TPM it is.
+    pub ak_name: Digest,
+    /// The bank of the values below.
+    pub bank: Bank,
+    /// Firmware PCRs.
+    pub firmware: BTreeMap<PcrIndex, Digest>,
+    /// The TPM's clock and counters when it was last verified: they may only go up.
+    pub counters: Counters,
+}
+
+impl Pins {
+    /// What there is to pin in accepted evidence.
+    pub fn of(verified: &Verified) -> Pins {
+        Pins {
+            ak_name: Digest(verified.ak_name().to_vec()),
+            bank: verified.bank(),
+            firmware: verified.firmware(),
+            counters: verified.counters(),
+        }
+    }
+
+    /// What is pinned, when anything is.
+    pub fn read(path: &Path) -> Outcome<Option<Pins>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&file::read(path, FILE_MAX_BYTES)?).map(Some).map_err(|error| {
+            Failure::because(format!("cannot understand the pins in {}", path.display()), &error)
+                .hint("restore the file, or learn the machine anew with `pillar attest --forget`")
+        })
+    }
+
+    /// Pins from now on.
+    pub fn write(&self, path: &Path) -> Outcome {
+        let mut text =
+            serde_json::to_vec_pretty(self).map_err(|error| Failure::because("cannot write pins", &error))?;
+        text.push(b'\n');
+        file::replace(path, &text)
+    }
+
+    /// Nothing is pinned any more.
+    pub fn forget(path: &Path) -> Outcome {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure::because(format!("cannot remove {}", path.display()), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_read_as_written_and_nonsense_is_refused() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("pins.json");
+        assert_eq!(Pins::read(&path).expect("none"), None);
+        let pins = Pins {
+            ak_name: Digest(vec![0, 11, 1, 2, 3]),
+            bank: Bank::Sha256,
+            firmware: BTreeMap::from([(PcrIndex::new(0).expect("PCR"), Digest(vec![1; 32]))]),
+            counters: Counters {
+                clock_ms: 1,
+                reset_count: 2,
+                restart_count: 3,
+                safe: true,
+                firmware_version: 4,
+            },
+        };
+        pins.write(&path).expect("written");
+        assert_eq!(Pins::read(&path).expect("read"), Some(pins));
+        for text in ["", "{}", "{\"ak_name\":\"00\",\"bank\":\"sha256\",\"firmware\":{\"99\":\"00\"}}"] {
+            fs::write(&path, text).expect("written");
+            assert!(Pins::read(&path).expect_err(text).to_string().contains("cannot understand the pins"));
+        }
+        Pins::forget(&path).expect("gone");
+        Pins::forget(&path).expect("still gone");
+        assert_eq!(Pins::read(&path).expect("none"), None);
+    }
+}
