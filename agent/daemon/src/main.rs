@@ -1,2 +1,72 @@
-//! The agent
-fn main() {}
+//! `pillar-agent`: answers operators over TLS with what the pillar says about itself, with the TPM's evidence and with
+//! the kernel log. PID 1 starts it, restarts it, and does not depend on it.
+//!
+//! **Invariant:** no byte of a request is looked at before the connection's client certificate was found among the
+//! operators' of the sealed root.
+//!
+//! Exit codes: 0 stopped by a signal, 1 could not start or serve, 2 wrong arguments.
+#![forbid(unsafe_code)]
+
+mod attest;
+mod channel;
+mod kmsg;
+mod logs;
+mod metrics;
+mod options;
+mod places;
+mod privileges;
+mod server;
+mod service;
+mod throttle;
+mod tls;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use metrics::Metrics;
+use options::Options;
+use places::Places;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    log_to_stdout(&options);
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("caused by: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line a record. Without a terminal init reads them and the kernel log stamps them.
+fn log_to_stdout(options: &Options) {
+    let lines = tracing_subscriber::fmt().with_max_level(options.log).with_target(false).with_ansi(false);
+    if std::io::stdout().is_terminal() { lines.init() } else { lines.without_time().init() }
+}
+
+/// Opens everything, gives up what opening took, serves until told to stop.
+fn run(options: &Options) -> anyhow::Result<()> {
+    let places = Places::open(&options.root)?;
+    let identity = tls::Identity::generate().context("cannot make the TLS certificate")?;
+    let operators =
+        tls::Operators::parse(&places.operators()?).context("cannot use the operators' certificates")?;
+    let tls = tls::server_config(&identity, operators).context("cannot set up TLS")?;
+    let listener = server::listen(options.listen)?;
+    privileges::drop_all().context("cannot drop privileges")?;
+
+    let places = Arc::new(places);
+    let metrics = Arc::new(Metrics::default());
+    let attester = attest::Attester::start(options.tcti.clone(), Arc::clone(&places), Arc::clone(&metrics))
+        .context("cannot start the TPM's thread")?;
+    let pillar = service::Pillar { places, attester, metrics: Arc::clone(&metrics) };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?
+        .block_on(server::Server::new(listener, tls, identity.spki, pillar, metrics)?.run())
+        .context("cannot serve")
+}

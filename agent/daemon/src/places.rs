@@ -1,0 +1,176 @@
+//! The folders and files that the agent works with, each opened once at start, while the capability to do so is still
+//! there. Behind this, paths are relative to an open folder and cannot lead out of it.
+
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, OpenOptions};
+use pillar_layout::{root, run};
+use pillar_model::Boot;
+use pillar_wire::limit;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// The firmware's event log as the kernel shows it.
+const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+/// The kernel log.
+const KMSG: &str = "/dev/kmsg";
+/// `boot.json` is about 2 KiB; init writes nothing near this.
+const BOOT_MAX_BYTES: usize = 64 * 1024;
+/// Certificates of a few dozen operators.
+const OPERATORS_MAX_BYTES: usize = 256 * 1024;
+/// How many readers of the kernel log there can be at once: each needs a file of its own, opened before the capability
+/// for it is dropped.
+pub const LOG_READERS: usize = 4;
+
+/// What went wrong with a file, and which.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be opened or read.
+    #[error("cannot {operation} {path}")]
+    File {
+        /// "open" or "read".
+        operation: &'static str,
+        /// The path inside the pillar.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is larger than it can be.
+    #[error("{path} is larger than {limit} bytes")]
+    TooLarge {
+        /// The path inside the pillar.
+        path: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// It is not what init writes.
+    #[error("{path} does not hold what init writes")]
+    Boot {
+        /// The path inside the pillar.
+        path: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The kernel showed no event log when the agent started.
+    #[error(
+        "no firmware event log at {EVENT_LOG}; start the machine by UEFI with a TPM 2.0 switched on in the firmware's settings"
+    )]
+    NoEventLog,
+    /// Init logged nothing, so no phase was extended.
+    #[error(
+        "no measurements of our own in {}; init found no TPM that it could extend, its records in the log say why",
+        run::CEL
+    )]
+    NoCel,
+}
+
+/// Open folders and files.
+#[derive(Debug)]
+pub struct Places {
+    run: Dir,
+    system: Dir,
+    /// Kept open: the file is readable by root alone. Reading it again from the start shows it anew.
+    event_log: Option<Mutex<File>>,
+    kmsg: Mutex<Vec<File>>,
+    init_socket: PathBuf,
+}
+
+impl Places {
+    /// Opens them below `root`. What a machine without a TPM lacks may be missing.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let below = |path: &str| root.join(path.trim_start_matches('/'));
+        let folder = |path: &str| {
+            let path = below(path);
+            Dir::open_ambient_dir(&path, ambient_authority()).map_err(|source| Error::File {
+                operation: "open",
+                path,
+                source,
+            })
+        };
+        let kmsg = below(KMSG);
+        // A machine whose log cannot be read serves everything else.
+        let readers = (0..LOG_READERS).map_while(|_| open_kmsg(&kmsg).ok()).collect();
+        Ok(Self {
+            run: folder(run::DIR)?,
+            system: folder(parent(root::OPERATORS))?,
+            event_log: File::open(below(EVENT_LOG)).ok().map(Mutex::new),
+            kmsg: Mutex::new(readers),
+            init_socket: below(run::INIT_SOCKET),
+        })
+    }
+
+    /// What init knows about this boot, as of now.
+    pub fn boot(&self) -> Result<Boot, Error> {
+        let bytes = read(&self.run, run::BOOT, BOOT_MAX_BYTES)?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Boot { path: run::BOOT, source })
+    }
+
+    /// PEM of the operators' certificates.
+    pub fn operators(&self) -> Result<Vec<u8>, Error> {
+        read(&self.system, root::OPERATORS, OPERATORS_MAX_BYTES)
+    }
+
+    /// Our own event log, as of now.
+    pub fn cel(&self) -> Result<Vec<u8>, Error> {
+        match read(&self.run, run::CEL, limit::CEL_BYTES) {
+            Ok(bytes) if bytes.is_empty() => Err(Error::NoCel),
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Err(Error::NoCel),
+            other => other,
+        }
+    }
+
+    /// The firmware's event log, as of now.
+    pub fn event_log(&self) -> Result<Vec<u8>, Error> {
+        let mut file =
+            self.event_log.as_ref().ok_or(Error::NoEventLog)?.lock().unwrap_or_else(|e| e.into_inner());
+        file.rewind().map_err(failed("read", EVENT_LOG))?;
+        match limited(&mut *file, EVENT_LOG, limit::EVENT_LOG_BYTES) {
+            Ok(bytes) if bytes.is_empty() => Err(Error::NoEventLog),
+            other => other,
+        }
+    }
+
+    /// A reader of the kernel log, when one is free; dropping it gives it back.
+    pub fn kmsg(&self) -> Option<File> {
+        self.kmsg.lock().unwrap_or_else(|e| e.into_inner()).pop()
+    }
+
+    /// Gives a reader back.
+    pub fn return_kmsg(&self, reader: File) {
+        self.kmsg.lock().unwrap_or_else(|e| e.into_inner()).push(reader);
+    }
+
+    /// Where init takes requests.
+    pub fn init_socket(&self) -> &Path {
+        &self.init_socket
+    }
+}
+
+/// Non-blocking: the reader is told when there is nothing more, and waits on the event loop.
+fn open_kmsg(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("a single low bit");
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("/", |(folder, _)| folder)
+}
+
+fn read(dir: &Dir, path: &'static str, limit: usize) -> Result<Vec<u8>, Error> {
+    let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+    let file = dir.open_with(name, OpenOptions::new().read(true)).map_err(failed("open", path))?;
+    limited(file, path, limit)
+}
+
+fn limited(file: impl Read, path: &'static str, limit: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(limit).expect("limits are small") + 1;
+    file.take(most).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    if bytes.len() > limit { Err(Error::TooLarge { path, limit }) } else { Ok(bytes) }
+}
+
+fn failed(operation: &'static str, path: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::File { operation, path: path.into(), source }
+}

@@ -1,0 +1,152 @@
+//! The calls of `pillar.v1.Pillar`: message in, typed work, message or status out.
+
+use crate::attest::{self, Attester};
+use crate::channel::Channel;
+use crate::logs::{self, Records};
+use crate::metrics::{self, Metrics};
+use crate::places::{self, Places};
+use pillar_layout::request;
+use pillar_wire::{Challenge, Identity, Status as PillarStatus, proto};
+use rustix::time::{ClockId, clock_gettime};
+use std::error::Error as StdError;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Request, Response, Status};
+use tracing::{info, warn};
+
+/// What the calls work with.
+#[derive(Debug)]
+pub struct Pillar {
+    /// Files.
+    pub places: Arc<Places>,
+    /// The TPM.
+    pub attester: Attester,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Pillar {
+    /// The metrics page.
+    pub fn metrics(&self) -> String {
+        let boot = self.places.boot().ok();
+        self.metrics.text(boot.as_ref(), uptime(), metrics::resident_bytes())
+    }
+}
+
+/// Time since the kernel started, suspended time included.
+fn uptime() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
+}
+
+fn channel<T>(request: &Request<T>) -> Result<Arc<Channel>, Status> {
+    request
+        .extensions()
+        .get::<Arc<Channel>>()
+        .cloned()
+        .ok_or_else(|| Status::internal("a request outside of a connection"))
+}
+
+#[tonic::async_trait]
+impl proto::pillar_server::Pillar for Pillar {
+    type LogsStream = Records;
+
+    async fn status(
+        &self,
+        _request: Request<proto::StatusRequest>,
+    ) -> Result<Response<proto::StatusReply>, Status> {
+        let boot = self.places.boot().map_err(|error| no_log(&error))?;
+        Ok(Response::new(PillarStatus { boot, uptime: uptime() }.into()))
+    }
+
+    async fn identity(
+        &self,
+        request: Request<proto::IdentityRequest>,
+    ) -> Result<Response<proto::IdentityReply>, Status> {
+        let channel = channel(&request)?;
+        let identity =
+            self.attester.identity().await.map_err(|error| refused(&channel, "identity", &error))?;
+        let pillar_tpm::Identity { ek_public, ek_certificate, ak_public } = identity;
+        Ok(Response::new(Identity { ek_public, ek_certificate, ak_public }.into()))
+    }
+
+    async fn evidence(
+        &self,
+        request: Request<proto::EvidenceRequest>,
+    ) -> Result<Response<proto::EvidenceReply>, Status> {
+        let channel = channel(&request)?;
+        let challenge = Challenge::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let binding = channel.binding(challenge.nonce);
+        let evidence = self
+            .attester
+            .evidence(challenge, binding)
+            .await
+            .map_err(|error| refused(&channel, "evidence", &error))?;
+        info!("evidence made for {channel}");
+        Ok(Response::new(evidence.into()))
+    }
+
+    async fn logs(&self, request: Request<proto::LogsRequest>) -> Result<Response<Records>, Status> {
+        let channel = channel(&request)?;
+        let proto::LogsRequest { tail, follow } = request.into_inner();
+        logs::stream(&self.places, tail, follow, channel).map(Response::new)
+    }
+
+    async fn reboot(
+        &self,
+        request: Request<proto::RebootRequest>,
+    ) -> Result<Response<proto::RebootReply>, Status> {
+        let channel = channel(&request)?;
+        let word = if request.into_inner().power_off { request::POWER_OFF } else { request::REBOOT };
+        warn!("{word} asked for by {channel}");
+        ask_init(&self.places, word).map_err(|error| {
+            Status::unavailable(format!(
+                "init does not take the request: {error}; see its records in the log"
+            ))
+        })?;
+        Ok(Response::new(proto::RebootReply {}))
+    }
+}
+
+fn ask_init(places: &Places, word: &str) -> std::io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    // Init's queue being full is an answer too: it has been asked already.
+    socket.set_nonblocking(true)?;
+    socket.send_to(word.as_bytes(), places.init_socket()).map(drop)
+}
+
+/// The error and its causes in one line.
+fn words(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn no_log(error: &places::Error) -> Status {
+    match error {
+        places::Error::NoEventLog | places::Error::NoCel => Status::failed_precondition(words(error)),
+        places::Error::File { .. } => Status::unavailable(words(error)),
+        places::Error::TooLarge { .. } | places::Error::Boot { .. } => Status::internal(words(error)),
+    }
+}
+
+fn refused(channel: &Channel, what: &str, error: &attest::Error) -> Status {
+    warn!("no {what} for {channel}: {}", words(error));
+    match error {
+        attest::Error::Busy => Status::resource_exhausted(words(error)),
+        attest::Error::TimedOut => Status::deadline_exceeded(words(error)),
+        attest::Error::Stopping => Status::unavailable(words(error)),
+        attest::Error::Unstable => Status::aborted(words(error)),
+        attest::Error::Log(error) => no_log(error),
+        attest::Error::Tpm(pillar_tpm::Error::Busy { .. }) => Status::unavailable(words(error)),
+        attest::Error::Tpm(pillar_tpm::Error::Credential { .. } | pillar_tpm::Error::Pcr { .. }) => {
+            Status::invalid_argument(words(error))
+        }
+        attest::Error::Tpm(_) => Status::failed_precondition(words(error)),
+    }
+}

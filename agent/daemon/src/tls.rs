@@ -1,0 +1,210 @@
+//! The agent's end of TLS: version 1.3 alone, a certificate of its own that lives as long as the process, and clients
+//! that show the certificate of an operator. What is compared is the public key; names, dates and issuers in the
+//! certificates say nothing. No resumption, no tickets, no early data: each connection proves the key anew.
+
+use pillar_wire::ALPN;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid, pki_types,
+};
+use std::sync::Arc;
+
+/// How many operators there may be; each handshake compares with all of them.
+const OPERATORS_MAX: usize = 64;
+/// SubjectPublicKeyInfo of an Ed25519 key up to the key (RFC 8410).
+const ED25519_SPKI: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+/// SubjectPublicKeyInfo of an uncompressed P-256 key up to the coordinates (RFC 5480).
+const P256_SPKI: &[u8] = &[
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The own certificate cannot be made.
+    #[error("cannot make a certificate")]
+    Generate(#[from] rcgen::Error),
+    /// The configuration is refused.
+    #[error("TLS configuration refused")]
+    Config(#[from] rustls::Error),
+    /// The list of operators is not PEM.
+    #[error("not a list of PEM certificates")]
+    Pem(#[from] pki_types::pem::Error),
+    /// Nobody could ever call.
+    #[error("no certificate in it")]
+    NoOperator,
+    /// Too many.
+    #[error("more than {OPERATORS_MAX} certificates")]
+    TooMany,
+    /// A certificate that cannot be read.
+    #[error("certificate {number} cannot be read")]
+    Certificate {
+        /// Counted from 1.
+        number: usize,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// A key that is not of a kind that operators use.
+    #[error("certificate {number} holds neither an Ed25519 nor a P-256 key")]
+    Key {
+        /// Counted from 1.
+        number: usize,
+    },
+}
+
+/// The agent's certificate and key.
+pub struct Identity {
+    certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
+    /// SubjectPublicKeyInfo of the certificate.
+    pub spki: Vec<u8>,
+}
+
+impl Identity {
+    /// A new P-256 key with a self-signed certificate.
+    pub fn generate() -> Result<Self, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let certificate = CertificateParams::new(vec!["pillar".to_owned()])?.self_signed(&key)?;
+        let certificate = certificate.der().clone();
+        let spki = spki(&certificate)?;
+        Ok(Self { certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()), spki })
+    }
+}
+
+/// SubjectPublicKeyInfo (DER) of a certificate.
+pub fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, rustls::Error> {
+    Ok(ParsedCertificate::try_from(certificate)?.subject_public_key_info().to_vec())
+}
+
+/// The keys that may call the agent.
+#[derive(Debug)]
+pub struct Operators {
+    spkis: Vec<Vec<u8>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Operators {
+    /// Reads a list of PEM certificates; one that cannot be used makes the whole list unusable.
+    pub fn parse(pem: &[u8]) -> Result<Self, Error> {
+        let mut spkis = Vec::new();
+        for (number, certificate) in (1..).zip(CertificateDer::pem_slice_iter(pem)) {
+            if number > OPERATORS_MAX {
+                return Err(Error::TooMany);
+            }
+            let spki = spki(&certificate?).map_err(|source| Error::Certificate { number, source })?;
+            if !is_operator_key(&spki) {
+                return Err(Error::Key { number });
+            }
+            spkis.push(spki);
+        }
+        if spkis.is_empty() {
+            return Err(Error::NoOperator);
+        }
+        Ok(Self { spkis, algorithms: ring::default_provider().signature_verification_algorithms })
+    }
+}
+
+fn is_operator_key(spki: &[u8]) -> bool {
+    let is = |prefix: &[u8], key: usize| spki.starts_with(prefix) && spki.len() == prefix.len() + key;
+    is(ED25519_SPKI, 32) || is(P256_SPKI, 64)
+}
+
+impl ClientCertVerifier for Operators {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        // Public values on both sides: nothing to hide in how long the comparison takes.
+        if self.spkis.contains(&spki(end_entity)?) {
+            Ok(ClientCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+/// Everything about the agent's end.
+pub fn server_config(identity: &Identity, operators: Operators) -> Result<ServerConfig, Error> {
+    let key = PrivateKeyDer::Pkcs8(identity.key.clone_key());
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(operators))
+        .with_single_cert(vec![identity.certificate.clone()], key)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(algorithm: &'static rcgen::SignatureAlgorithm) -> String {
+        let key = KeyPair::generate_for(algorithm).expect("a key");
+        CertificateParams::default().self_signed(&key).expect("a certificate").pem()
+    }
+
+    #[test]
+    fn operators_have_ed25519_or_p256_keys() {
+        let both = certificate(&rcgen::PKCS_ED25519) + &certificate(&PKCS_ECDSA_P256_SHA256);
+        assert_eq!(Operators::parse(both.as_bytes()).expect("two operators").spkis.len(), 2);
+    }
+
+    #[test]
+    fn a_list_with_one_bad_certificate_is_refused_whole() {
+        let check = |pem: &str, words: &str| {
+            let error = Operators::parse(pem.as_bytes()).expect_err(words);
+            assert_eq!(error.to_string(), words);
+        };
+        let good = certificate(&rcgen::PKCS_ED25519);
+        check("", "no certificate in it");
+        check("no PEM at all", "no certificate in it");
+        check(
+            &(good.clone() + &certificate(&rcgen::PKCS_ECDSA_P384_SHA384)),
+            "certificate 2 holds neither an Ed25519 nor a P-256 key",
+        );
+        check(
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "certificate 1 cannot be read",
+        );
+        check("-----BEGIN CERTIFICATE-----\nAAAA\n", "not a list of PEM certificates");
+        check(&good.repeat(65), "more than 64 certificates");
+    }
+}
