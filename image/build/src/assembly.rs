@@ -191,6 +191,9 @@ impl Output {
     fn open(folder: &Path) -> Result<Self, Error> {
         let made = !folder.exists();
         fs::create_dir_all(folder).map_err(file("create", folder))?;
+        if made {
+            crate::run::made(folder);
+        }
         let lock = File::open(folder).map_err(file("open", folder))?;
         if lock.try_lock().is_err() {
             return Err(Error::Busy(folder.to_owned()));

@@ -103,7 +103,8 @@ impl Compiler {
         command.env("CARGO_INCREMENTAL", "0").env("TZ", "UTC").env("LC_ALL", "C.UTF-8");
         command.env("SOURCE_DATE_EPOCH", "0").env("ZERO_AR_DATE", "1");
         command.env("CARGO_ENCODED_RUSTFLAGS", self.rust_flags(&target, linking));
-        command.env("CFLAGS", self.c_flags(&target));
+        // The `cc` crate splits at spaces unless told that the flags are quoted.
+        command.env("CC_SHELL_ESCAPED_FLAGS", "1").env("CFLAGS", self.c_flags(&target));
         run("cargo build", &mut command)?;
         Ok(names.iter().map(|name| target.join(TARGET).join("image").join(name)).collect())
     }
@@ -150,10 +151,11 @@ impl Compiler {
     fn c_flags(&self, target: &Path) -> OsString {
         let mut flags = OsString::from("-O2");
         for (from, to) in self.renames(target) {
-            flags.push(" -ffile-prefix-map=");
+            flags.push(" '-ffile-prefix-map=");
             flags.push(from);
             flags.push("=");
             flags.push(to);
+            flags.push("'");
         }
         flags
     }

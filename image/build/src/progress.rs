@@ -1,4 +1,5 @@
-//! What a person sees while an image is built: one moving line on a terminal, plain lines elsewhere.
+//! What a person sees while an image is built: on a terminal one moving line, and each finished step with how long it
+//! took; elsewhere a plain line as each step begins, with the time since the start.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -31,9 +32,12 @@ impl Progress {
     /// The next step begins; the last one is done.
     pub fn step(&self, what: &str) {
         self.finish_step();
-        if let Some(bar) = &self.bar {
-            bar.reset_elapsed();
-            bar.set_message(what.to_owned());
+        match &self.bar {
+            Some(bar) => {
+                bar.reset_elapsed();
+                bar.set_message(what.to_owned());
+            }
+            None => eprintln!("{:>7.1} s  {what}", self.started.elapsed().as_secs_f64()),
         }
         if let Ok(mut current) = self.current.lock() {
             *current = Some((what.to_owned(), Instant::now()));
@@ -42,17 +46,14 @@ impl Progress {
 
     fn finish_step(&self) {
         let Ok(mut current) = self.current.lock() else { return };
-        if let Some((what, since)) = current.take() {
-            self.line(&format!("  {:>5.1} s  {what}", since.elapsed().as_secs_f64()));
+        if let (Some((what, since)), Some(bar)) = (current.take(), &self.bar) {
+            bar.println(format!("{:>7.1} s  {what}", since.elapsed().as_secs_f64()));
         }
     }
 
     /// Something worth saying.
     pub fn note(&self, text: &str) {
-        self.line(&format!("           {text}"));
-    }
-
-    fn line(&self, text: &str) {
+        let text = format!("           {text}");
         match &self.bar {
             Some(bar) => bar.println(text),
             None => eprintln!("{text}"),

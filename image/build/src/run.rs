@@ -20,9 +20,10 @@ const TAIL_LINES: usize = 25;
 struct State {
     child: Option<Pid>,
     scratch: Option<PathBuf>,
+    made: Option<PathBuf>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { child: None, scratch: None });
+static STATE: Mutex<State> = Mutex::new(State { child: None, scratch: None, made: None });
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -79,6 +80,10 @@ pub fn end_cleanly_on_signals() -> Result<(), Error> {
         }
         if let Some(scratch) = &state.scratch {
             remove(scratch);
+        }
+        if let Some(folder) = &state.made {
+            // Fails, as it should, when something is in it.
+            let _ = std::fs::remove_dir(folder);
         }
         eprintln!("\nerror: interrupted\nhint: nothing was changed; run the command again");
         std::process::exit(128 + signal);
@@ -146,6 +151,11 @@ impl Drop for Scratch {
         remove(&self.0);
         state.scratch = None;
     }
+}
+
+/// Names a folder that this build made and that goes away again if a signal ends the build while it is empty.
+pub fn made(folder: &Path) {
+    state().made = Some(folder.to_owned());
 }
 
 /// Does something that a signal must not cut in two.

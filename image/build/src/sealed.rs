@@ -180,13 +180,16 @@ fn libraries(contents: &mut Contents, workshop: &Workshop) -> Result<(), Error> 
         let bytes = fs::read(&host).ok()?;
         Some((host, bytes))
     })?;
-    for (name, host) in found {
+    let is_loader = |name: &str| loaders.iter().any(|path| path.rsplit('/').next() == Some(name));
+    for (name, host) in found.into_iter().filter(|(name, _)| !is_loader(name)) {
         add_library(contents, workshop, &name, host)?;
     }
     for loader in loaders {
         let name = loader.rsplit('/').next().unwrap_or_default().to_owned();
         let host = workshop.file(&loader)?;
-        add_library(contents, workshop, &name, host)?;
+        contents.used.extend(workshop.inside(&host));
+        // The kernel starts it by itself, so it must be executable.
+        contents.tree.program(&format!("{}/{name}", LIBRARY_FOLDERS[0]), Source::Host(host))?;
         let here = format!("/usr/lib64/{name}");
         contents.tree.symlink(&here, &format!("../lib/x86_64-linux-gnu/{name}"))?;
     }
@@ -199,7 +202,7 @@ fn run_time_linkage() -> Linkage {
 
 fn add_library(contents: &mut Contents, workshop: &Workshop, name: &str, host: PathBuf) -> Result<(), Error> {
     contents.used.extend(workshop.inside(&host));
-    contents.tree.program(&format!("{}/{name}", LIBRARY_FOLDERS[0]), Source::Host(host))?;
+    contents.tree.file(&format!("{}/{name}", LIBRARY_FOLDERS[0]), Source::Host(host))?;
     Ok(())
 }
 

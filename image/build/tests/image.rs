@@ -1,0 +1,300 @@
+//! The image in `out/`, looked at by programs that we did not write: what it holds, whether its tree, table, file
+//! systems and signatures are right, and whether it measures to what the release says.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends where its surroundings are broken")]
+
+use pillar_image::list::{Listed, list};
+use pillar_image::tree::{forbidden, refuse_file};
+use pillar_layout::{gpt, phase, root};
+use pillar_model::{Bank, Release};
+use pillar_tools::Tools;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+struct Image {
+    out: PathBuf,
+    tools: Tools,
+    release: Release,
+}
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// The image that `./just image` left; the tests are skipped where nobody built one.
+fn image() -> Option<Image> {
+    let out = std::env::var_os("PILLAR_OUT").map_or_else(|| project().join("out"), PathBuf::from);
+    let Ok(text) = fs::read_to_string(out.join("release.json")) else {
+        eprintln!("skipped: there is no image in {}; `./just image` builds one", out.display());
+        return None;
+    };
+    Some(Image { tools: Tools::open().unwrap(), release: serde_json::from_str(&text).unwrap(), out })
+}
+
+impl Image {
+    fn file(&self, extension: &str) -> PathBuf {
+        let p = &self.release.predicate;
+        self.out.join(format!("pillar_{}_{}.{extension}", p.version, p.flavour))
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        self.tools.command(program).args(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn agrees(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.run(program, arguments);
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(output.status.success(), "{program}: {text}");
+        text
+    }
+
+    /// A partition's bytes as a file.
+    fn partition(&self, label: &str, to: &Path) {
+        let table = self.table();
+        let row = table.iter().find(|row| row["name"] == label).unwrap();
+        let number = |key: &str| row[key].as_u64().unwrap() * 512;
+        let mut raw = File::open(self.file("raw")).unwrap();
+        raw.seek(SeekFrom::Start(number("start"))).unwrap();
+        std::io::copy(&mut raw.take(number("size")), &mut File::create(to).unwrap()).unwrap();
+    }
+
+    fn table(&self) -> Vec<Value> {
+        let text = self.agrees("sfdisk", &["--json", text(&self.file("raw"))]);
+        let table: Value = serde_json::from_str(&text).unwrap();
+        table["partitiontable"]["partitions"].as_array().unwrap().clone()
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Unpacking takes a while: once for all tests.
+fn files(image: &Image) -> &'static [Listed] {
+    static FILES: OnceLock<Vec<Listed>> = OnceLock::new();
+    FILES.get_or_init(|| list(&image.tools, &image.file("root")).unwrap())
+}
+
+#[test]
+fn the_sealed_root_holds_no_shell_interpreter_package_manager_login_or_setuid_file() {
+    let Some(image) = image() else { return };
+    let files = files(&image);
+    assert!(files.len() > 100, "only {} files: this is no sealed root", files.len());
+    let mut found = Vec::new();
+    for file in files {
+        let mode = u32::from_str_radix(&file.mode, 8).unwrap();
+        let name = file.path.rsplit('/').next().unwrap();
+        match file.kind {
+            "link" if file.path.contains("/bin/") || file.path.contains("/sbin/") => {
+                found.extend(forbidden(name).map(|kind| format!("{}: {kind}", file.path)));
+            }
+            "file" => found.extend(refuse_file(&file.path, mode, b"").map(|r| r.to_string())),
+            "directory" => assert!(mode & 0o022 == 0, "{} is writable by others", file.path),
+            "link" => {}
+            _ => found.push(format!("{}: neither file, folder nor link", file.path)),
+        }
+        // The owner is kept where the listing runs as root; elsewhere the test could not tell.
+        if rustix::process::geteuid().is_root() {
+            assert_eq!((file.uid, file.gid), (0, 0), "{}", file.path);
+        }
+    }
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn programs_of_the_sealed_root_are_where_they_are_meant_and_nowhere_else() {
+    let Some(image) = image() else { return };
+    let programs: BTreeSet<&str> = files(&image)
+        .iter()
+        .filter(|f| f.kind == "file" && f.mode != "0644" && !f.path.starts_with(root::WORKLOAD_FILES))
+        .map(|f| f.path.as_str())
+        .collect();
+    assert_eq!(programs, [root::AGENT, root::INIT, "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"].into());
+}
+
+#[test]
+fn sizes_are_within_what_the_flavour_promises() {
+    let Some(image) = image() else { return };
+    let mib = |extension: &str| fs::metadata(image.file(extension)).unwrap().len() >> 20;
+    assert!(mib("efi") < 24, "UKI of {} MiB", mib("efi"));
+    assert!(mib("root") < 40, "sealed root of {} MiB", mib("root"));
+}
+
+#[test]
+fn veritysetup_and_fsck_agree() {
+    let Some(image) = image() else { return };
+    let hash = image.release.predicate.root_hash.to_string();
+    let (root, verity) = (image.file("root"), image.file("verity"));
+    image.agrees("veritysetup", &["verify", text(&root), text(&verity), &hash]);
+    image.agrees("fsck.erofs", &[text(&root)]);
+    let other = format!("{}{}", if hash.starts_with('0') { '1' } else { '0' }, &hash[1..]);
+    let output = image.run("veritysetup", &["verify", text(&root), text(&verity), &other]);
+    assert!(!output.status.success(), "a wrong root hash was accepted");
+}
+
+#[test]
+fn the_table_is_right_and_carries_the_root_hash() {
+    let Some(image) = image() else { return };
+    let raw = image.file("raw");
+    let said = image.agrees("sgdisk", &["-v", text(&raw)]);
+    assert!(said.contains("No problems found"), "{said}");
+    image.agrees("sfdisk", &["--verify", text(&raw)]);
+    let table = image.table();
+    let column = |key: &str| -> Vec<String> {
+        table.iter().map(|row| row[key].as_str().unwrap().to_lowercase()).collect()
+    };
+    assert_eq!(column("name"), ["esp", "root-a", "root-a-verity", "root-b", "root-b-verity", "state"]);
+    let (root_guid, verity_guid) = image.release.predicate.root_hash.partition_guids();
+    let guids = column("uuid");
+    assert_eq!([&guids[1], &guids[2]], [&root_guid, &verity_guid]);
+    assert_eq!([&guids[3], &guids[4]], [gpt::EMPTY_ROOT, gpt::EMPTY_VERITY]);
+    let types = column("type");
+    assert_eq!(types[0], gpt::TYPE_ESP);
+    assert_eq!([&types[1], &types[3]], [gpt::TYPE_ROOT; 2]);
+    assert_eq!([&types[2], &types[4]], [gpt::TYPE_ROOT_VERITY; 2]);
+    assert_eq!(types[5], gpt::TYPE_STATE);
+}
+
+#[test]
+fn the_partitions_hold_the_files_of_the_release() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (label, extension) in [(gpt::LABEL_ROOT_A, "root"), (gpt::LABEL_VERITY_A, "verity")] {
+        let copy = dir.path().join(label);
+        image.partition(label, &copy);
+        let (partition, file) = (fs::read(&copy).unwrap(), fs::read(image.file(extension)).unwrap());
+        assert!(partition.starts_with(&file), "{label}");
+        assert!(partition[file.len()..].iter().all(|b| *b == 0), "{label} has something behind the image");
+        assert!(partition.len() >= 2 * file.len(), "{label} has no room for an image twice the size");
+    }
+    let esp = dir.path().join("esp");
+    image.partition(gpt::LABEL_ESP, &esp);
+    image.agrees("fsck.vfat", &["-n", text(&esp)]);
+    let version = &image.release.predicate.version;
+    let copy = dir.path().join("uki");
+    image.agrees("mcopy", &["-i", text(&esp), &format!("::/EFI/Linux/pillar_{version}+3.efi"), text(&copy)]);
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(image.file("efi")).unwrap());
+    let listed = image.agrees("mdir", &["-/", "-b", "-i", text(&esp), "::"]);
+    let mut paths: Vec<&str> = listed.lines().map(str::trim).filter(|l| !l.ends_with('/')).collect();
+    paths.sort_unstable();
+    let wanted = [
+        "::/EFI/BOOT/BOOTX64.EFI",
+        &format!("::/EFI/Linux/pillar_{version}+3.efi"),
+        "::/loader/keys/auto/KEK.auth",
+        "::/loader/keys/auto/PK.auth",
+        "::/loader/keys/auto/db.auth",
+        "::/loader/loader.conf",
+    ];
+    assert_eq!(paths, wanted);
+}
+
+#[test]
+fn sbverify_accepts_our_signature_and_no_other() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let keys = std::env::var_os("PILLAR_KEYS").map_or_else(|| project().join(pillar_keys::DEFAULT_DIR), PathBuf::from);
+    let (ours, foreign) = (keys.join("db.crt"), keys.join("PK.crt"));
+    let esp = dir.path().join("esp");
+    image.partition(gpt::LABEL_ESP, &esp);
+    let loader = dir.path().join("loader.efi");
+    image.agrees("mcopy", &["-i", text(&esp), "::/EFI/BOOT/BOOTX64.EFI", text(&loader)]);
+    for file in [image.file("efi"), loader] {
+        image.agrees("sbverify", &["--cert", text(&ours), text(&file)]);
+        let output = image.run("sbverify", &["--cert", text(&foreign), text(&file)]);
+        assert!(!output.status.success(), "{} verifies with a foreign certificate", file.display());
+    }
+}
+
+#[test]
+fn systemd_measure_predicts_the_same_pcr_11() {
+    use object::read::pe::PeFile64;
+    use object::{Object, ObjectSection};
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let uki = fs::read(image.file("efi")).unwrap();
+    let pe = PeFile64::parse(uki.as_slice()).unwrap();
+    let mut arguments = vec!["calculate".to_owned(), "--json=short".to_owned()];
+    for name in ["linux", "osrel", "cmdline", "initrd", "uname", "sbat", "pcrpkey"] {
+        let section = pe.section_by_name(&format!(".{name}")).unwrap();
+        // Raw data is padded to the file's alignment; the virtual size is what the section holds.
+        let bytes = section.data().unwrap();
+        let size = usize::try_from(section.size()).unwrap().min(bytes.len());
+        let path = dir.path().join(name);
+        File::create(&path).unwrap().write_all(&bytes[..size]).unwrap();
+        arguments.push(format!("--{name}={}", path.display()));
+    }
+    for n in 1..=phase::ALL.len() {
+        arguments.push(format!("--phase={}", phase::ALL[..n].join(":")));
+    }
+    for bank in [Bank::Sha256, Bank::Sha384] {
+        let mut arguments = arguments.clone();
+        arguments.push(format!("--bank={bank}"));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = image.run("/usr/lib/systemd/systemd-measure", &arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows = said[bank.to_string()].as_array().unwrap();
+        for (n, name) in phase::ALL.iter().enumerate() {
+            let path = phase::ALL[..=n].join(":");
+            let row = rows.iter().find(|row| row["phase"] == path.as_str()).unwrap();
+            let ours = &image.release.predicate.pcrs[&bank].uki_after_phase[*name];
+            assert_eq!(row["hash"].as_str().unwrap(), ours.to_string(), "{bank} {name}");
+        }
+    }
+}
+
+#[test]
+fn the_release_names_every_file_with_its_digest() {
+    let Some(image) = image() else { return };
+    assert!(image.release.subject.len() >= 5);
+    for subject in &image.release.subject {
+        let output = Command::new("sha256sum").arg(image.out.join(&subject.name)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.starts_with(&subject.digest["sha256"].to_string()), "{}", subject.name);
+        let size = fs::metadata(image.out.join(&subject.name)).unwrap().len();
+        assert_eq!(image.release.predicate.sizes_bytes[&subject.name], size);
+    }
+}
+
+#[test]
+fn the_bill_of_materials_has_licences_for_nearly_everything() {
+    let Some(image) = image() else { return };
+    let bill: Value = serde_json::from_str(&fs::read_to_string(image.out.join("sbom.json")).unwrap()).unwrap();
+    assert_eq!(bill["bomFormat"], "CycloneDX");
+    let components = bill["components"].as_array().unwrap();
+    let named = |name: &str| components.iter().any(|c| c["name"] == name);
+    for name in ["libc6", "libssl3t64", "tzdata", "ca-certificates", "systemd-boot-efi", "pillar-init", "rustix"] {
+        assert!(named(name), "{name} is not in the bill");
+    }
+    for absent in ["bash", "dpkg", "tempfile"] {
+        assert!(!named(absent), "{absent} is in the bill, and not in the image");
+    }
+    let without: Vec<&Value> = components.iter().filter(|c| c.get("licenses").is_none()).map(|c| &c["name"]).collect();
+    assert!(without.len() * 10 <= components.len(), "no licence: {without:?}");
+}
+
+#[test]
+fn nothing_of_the_build_machine_is_in_the_image() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    image.agrees("fsck.erofs", &[&format!("--extract={}", tree.display()), text(&image.file("root"))]);
+    let home = std::env::var("HOME").unwrap_or_default();
+    let places = [format!("{}/", project().display()), format!("{home}/.cargo"), format!("{home}/.rustup")];
+    for path in [root::INIT, root::AGENT] {
+        let bytes = fs::read(tree.join(&path[1..])).unwrap();
+        for place in places.iter().filter(|p| p.len() > 8) {
+            let found = bytes.windows(place.len()).any(|w| w == place.as_bytes());
+            assert!(!found, "{path} names {place}");
+        }
+    }
+}
