@@ -101,7 +101,8 @@ impl Plan {
         drive.push(escaped(code));
         line.pair("-drive", drive);
         line.pair("-drive", format!("if=pflash,unit=1,format=raw,file={VARS_FILE}"));
-        // No boot from the network: saves the firmware from starting its network stack.
+        // No boot from the network. Nothing to be gained (strict boot order keeps the firmware from starting its network
+        // stack anyway), but nothing may come from there either.
         for what in ["IPv4Support", "IPv6Support", "IPv4PXESupport", "IPv6PXESupport"] {
             line.pair("-fw_cfg", format!("name=opt/org.tianocore/{what},string=no"));
         }
