@@ -212,12 +212,12 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-fn not_a_certificate(path: &Path, problem: impl ToString) -> Error {
+fn not_a_certificate(path: &Path, problem: &dyn fmt::Display) -> Error {
     Error::Content { path: path.to_owned(), expected: "a PEM certificate", problem: problem.to_string() }
 }
 
 fn certificate(path: &Path) -> Result<CertificateDer<'static>, Error> {
-    CertificateDer::from_pem_slice(read_text(path)?.as_bytes()).map_err(|e| not_a_certificate(path, e))
+    CertificateDer::from_pem_slice(read_text(path)?.as_bytes()).map_err(|e| not_a_certificate(path, &e))
 }
 
 /// SHA-256 over a PEM certificate's DER.
@@ -229,7 +229,7 @@ pub fn certificate_digest(path: &Path) -> Result<Digest, Error> {
 /// Common name of a PEM certificate's subject.
 pub fn common_name(path: &Path) -> Result<String, Error> {
     let der = certificate(path)?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|e| not_a_certificate(path, e))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|e| not_a_certificate(path, &e))?;
     let name = parsed.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok());
-    name.map(str::to_owned).ok_or_else(|| not_a_certificate(path, "its subject has no common name"))
+    name.map(str::to_owned).ok_or_else(|| not_a_certificate(path, &"its subject has no common name"))
 }

@@ -51,7 +51,10 @@ fn keys_are_made_once_whole_and_closed() {
 
     for variable in Variable::ALL {
         let files = keys.secure_boot(variable);
-        assert_eq!(common_name(&files.certificate).expect("a name"), format!("Pillar development {variable}"));
+        assert_eq!(
+            common_name(&files.certificate).expect("a name"),
+            format!("Pillar development {variable}")
+        );
         let pem = fs::read(&files.certificate).expect("certificate");
         let der = CertificateDer::from_pem_slice(&pem).expect("PEM");
         let auth = fs::read(&files.auth).expect("auth");
@@ -75,7 +78,10 @@ fn keys_are_made_once_whole_and_closed() {
     let db = keys.secure_boot(Variable::Db);
     fs::set_permissions(&db.key, fs::Permissions::from_mode(0o640)).expect("chmod");
     let error = Keys::load(&dir).expect_err("open key");
-    assert!(error.to_string().contains("db.key is open to other users (mode 0640, expected 0600)"), "{error}");
+    assert!(
+        error.to_string().contains("db.key is open to other users (mode 0640, expected 0600)"),
+        "{error}"
+    );
     fs::set_permissions(&db.key, fs::Permissions::from_mode(0o600)).expect("chmod");
     fs::remove_file(&db.auth).expect("removed");
     let error = make(&dir, 3).expect_err("incomplete");

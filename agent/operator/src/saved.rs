@@ -112,12 +112,21 @@ impl Saved {
 
     fn from_cbor(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut rest = bytes;
-        let form: FileForm =
-            ciborium::from_reader(&mut rest).map_err(|error| Malformed(error.to_string()))?;
+        let form: FileForm = ciborium::from_reader(&mut rest).map_err(|error| Malformed(words(error)))?;
         if !rest.is_empty() {
             return Err(Malformed(format!("{} bytes follow behind it", rest.len())));
         }
         Self::try_from(form)
+    }
+}
+
+fn words(error: ciborium::de::Error<std::io::Error>) -> String {
+    use ciborium::de::Error;
+    match error {
+        Error::Io(_) => "it ends too early".to_owned(),
+        Error::Syntax(at) => format!("byte {at} is not CBOR"),
+        Error::Semantic(_, problem) => problem,
+        Error::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
     }
 }
 
@@ -236,9 +245,9 @@ mod tests {
         };
         check(&[&good[..], b"x"].concat(), "1 bytes follow behind it");
         for length in [0, 1, 20, good.len() - 1] {
-            check(&good[..length], "");
+            check(&good[..length], "it ends too early");
         }
-        check(b"{\"format\":1}", "");
+        check(b"{\"format\":1}", "expected map");
         // The same map with another format, a short nonce and an unknown key.
         let spoil = |change: &dyn Fn(&mut FileForm)| {
             let mut form = FileForm::from(saved());
