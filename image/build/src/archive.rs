@@ -1,7 +1,7 @@
 //! Writes a [`Tree`] as an archive: tar (what mkfs.erofs reads) or cpio "newc" (what the kernel unpacks as initrd;
 //! Documentation/driver-api/early-userspace/buffer-format.rst). Same tree, same bytes.
 
-use crate::tree::{Content, Entry, Source, Tree, refuse_file, Refusal};
+use crate::tree::{Content, Entry, Refusal, Source, Tree, refuse_file};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -112,7 +112,13 @@ fn cpio_mode(entry: &Entry) -> u32 {
     kind | entry.mode
 }
 
-fn cpio_record(out: &mut Vec<u8>, name: &str, inode: u32, mode: u32, data: &[u8]) -> Result<(), ArchiveError> {
+fn cpio_record(
+    out: &mut Vec<u8>,
+    name: &str,
+    inode: u32,
+    mode: u32,
+    data: &[u8],
+) -> Result<(), ArchiveError> {
     let size = u32::try_from(data.len()).map_err(|_| ArchiveError::TooLarge(name.to_owned()))?;
     let links = if mode & 0o170_000 == 0o040_000 { 2 } else { 1 };
     let name_size = u32::try_from(name.len() + 1).map_err(|_| ArchiveError::TooLarge(name.to_owned()))?;
@@ -154,7 +160,9 @@ mod tests {
             .collect();
         assert!(order.is_sorted());
         // ino 2, regular 0644, root:root, one link, no time, ten bytes.
-        assert!(text.contains("07070100000002000081A40000000000000000000000010000000000000000A"[..60].trim_end()));
+        assert!(
+            text.contains("07070100000002000081A40000000000000000000000010000000000000000A"[..60].trim_end())
+        );
     }
 
     #[test]

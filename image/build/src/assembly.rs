@@ -136,7 +136,8 @@ fn under(project: &Path, path: &Path) -> PathBuf {
 fn source_date_epoch(project: &Path) -> u64 {
     let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
     let committed = || {
-        let output = Command::new("git").arg("-C").arg(project).args(["log", "-1", "--format=%ct"]).output().ok()?;
+        let output =
+            Command::new("git").arg("-C").arg(project).args(["log", "-1", "--format=%ct"]).output().ok()?;
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
     };
     given.or_else(committed).unwrap_or(FALLBACK_EPOCH)
@@ -321,7 +322,12 @@ impl Job<'_> {
         Ok(Programs { init, agent, workload: paths })
     }
 
-    fn boot_files(&self, parts: &Parts<'_>, initrd: &Contents, root_hash: &RootHash) -> Result<BootFiles, Error> {
+    fn boot_files(
+        &self,
+        parts: &Parts<'_>,
+        initrd: &Contents,
+        root_hash: &RootHash,
+    ) -> Result<BootFiles, Error> {
         let write = |name: &str, bytes: &[u8]| {
             let path = self.scratch.join(name);
             fs::write(&path, bytes).map_err(file("write", &path))?;
@@ -404,7 +410,9 @@ impl Job<'_> {
     ) -> Result<(Release, Vec<String>), Error> {
         let mut used = root.used.clone();
         used.extend(initrd.used.iter().cloned());
-        for name in ["/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"] {
+        for name in
+            ["/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"]
+        {
             used.insert(name.to_owned());
         }
         used.insert(format!("/boot/vmlinuz-{}", self.workshop.kernel));
@@ -449,7 +457,8 @@ impl Job<'_> {
 }
 
 /// systemd-boot: no menu, no editor, no entries but ours; in setup mode it enrols the keys and restarts.
-const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll force\n";
+const LOADER_CONF: &str =
+    "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll force\n";
 
 fn limit(what: &'static str, path: &Path, limit_mib: u64) -> Result<(), Error> {
     let bytes = fs::metadata(path).map_err(file("read", path))?.len();

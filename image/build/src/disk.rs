@@ -107,7 +107,12 @@ pub struct EspFile {
 }
 
 /// Makes an ESP with these files, in this order.
-pub fn esp(sealer: &Sealer<'_>, partition: &Partition, files: &[EspFile], output: &Path) -> Result<(), Error> {
+pub fn esp(
+    sealer: &Sealer<'_>,
+    partition: &Partition,
+    files: &[EspFile],
+    output: &Path,
+) -> Result<(), Error> {
     File::create(output).and_then(|f| f.set_len(partition.size)).map_err(file("create", output))?;
     let serial = hex::encode(&digest::of(&[b"esp serial", sealer.seed.as_bytes()])[..4]);
     let mut format = sealer.command("mkfs.vfat");
@@ -134,7 +139,12 @@ pub fn esp(sealer: &Sealer<'_>, partition: &Partition, files: &[EspFile], output
 }
 
 /// Writes the disk: the table, then each partition's content.
-pub fn write(sealer: &Sealer<'_>, plan: &Plan, contents: &[(&str, &Path)], output: &Path) -> Result<(), Error> {
+pub fn write(
+    sealer: &Sealer<'_>,
+    plan: &Plan,
+    contents: &[(&str, &Path)],
+    output: &Path,
+) -> Result<(), Error> {
     File::create(output).and_then(|f| f.set_len(plan.size)).map_err(file("create", output))?;
     let script = output.with_extension("sfdisk");
     fs::write(&script, plan.sfdisk_script()).map_err(file("write", &script))?;
@@ -187,7 +197,8 @@ mod tests {
     use super::*;
 
     fn example() -> Plan {
-        let hash: RootHash = "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef".parse().expect("hex");
+        let hash: RootHash =
+            "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef".parse().expect("hex");
         plan(&Disk { esp_mib: 128, root_mib: 80, verity_mib: 2, state_mib: 256 }, &hash, "seed")
     }
 

@@ -49,7 +49,8 @@ pub fn is_elf(bytes: &[u8]) -> bool {
 
 /// Reads one ELF file's linkage. `file` is only for messages.
 pub fn linkage(file: &str, bytes: &[u8]) -> Result<Linkage, ElfError> {
-    let malformed = |error: object::Error| ElfError::Malformed { file: file.to_owned(), reason: error.to_string() };
+    let malformed =
+        |error: object::Error| ElfError::Malformed { file: file.to_owned(), reason: error.to_string() };
     let header = elf::FileHeader64::<Endianness>::parse(bytes).map_err(malformed)?;
     let endian = header.endian().map_err(malformed)?;
     let mut linkage = Linkage::default();
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_named_with_who_needs_it() {
-        let roots = [("agent".to_owned(), Linkage { interpreter: None, needed: vec!["libgone.so.1".to_owned()] })];
+        let roots =
+            [("agent".to_owned(), Linkage { interpreter: None, needed: vec!["libgone.so.1".to_owned()] })];
         let error = closure::<()>(&roots, |_| None).expect_err("missing");
         assert_eq!(error, ElfError::Missing { file: "agent".to_owned(), library: "libgone.so.1".to_owned() });
     }

@@ -179,7 +179,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         if self.is_disk_full() {
-            return Some("make room on that disk, then run the command again; nothing was changed".to_owned());
+            return Some(
+                "make room on that disk, then run the command again; nothing was changed".to_owned(),
+            );
         }
         let hint = match self {
             Error::Keys(error) => return error.hint(),
@@ -193,9 +195,13 @@ impl Error {
             Error::MissingKey { .. } => "`./just keys` makes development keys; others: keys=DIR",
             Error::WorkshopFile(_) => "`./just image --refresh` builds that tree anew",
             Error::Offline(_) => "run `./just image` once with a network; after that --offline works",
-            Error::Download { .. } => "see that the mirror is reachable, then run the command again; nothing was changed",
+            Error::Download { .. } => {
+                "see that the mirror is reachable, then run the command again; nothing was changed"
+            }
             Error::Busy(_) => "wait for it, or give another folder: out=DIR",
-            Error::TooLarge { .. } => "leave out what the image does not need, or raise [limits] in the flavour",
+            Error::TooLarge { .. } => {
+                "leave out what the image does not need, or raise [limits] in the flavour"
+            }
             Error::Archive(ArchiveError::Refused(_)) => {
                 "remove these files from the workload; a sealed image runs programs, not scripts"
             }

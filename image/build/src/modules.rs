@@ -65,7 +65,10 @@ impl Index {
     }
 
     /// The named modules with everything they depend on.
-    pub fn select<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Result<Selection, UnknownModule> {
+    pub fn select<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a String>,
+    ) -> Result<Selection, UnknownModule> {
         let mut files = BTreeSet::new();
         for name in names {
             let key = name.replace('-', "_");
@@ -81,7 +84,8 @@ impl Index {
         let chosen: BTreeSet<String> = files.iter().map(|file| name_of(file)).collect();
         let mut dep = String::new();
         for file in &files {
-            let needs = self.modules.get(&name_of(file)).map(|(_, needs)| needs.as_slice()).unwrap_or_default();
+            let needs =
+                self.modules.get(&name_of(file)).map(|(_, needs)| needs.as_slice()).unwrap_or_default();
             dep.push_str(uncompressed(file));
             dep.push(':');
             for need in needs {

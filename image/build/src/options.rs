@@ -147,8 +147,12 @@ mod tests {
 
     #[test]
     fn words_and_flags_mean_the_same() {
-        let words = parse("pillar-image build flavour=metal workload=a/b=c offline=yes db_key=pkcs11:token=x;object=db");
-        let flags = parse("pillar-image build --flavour metal --workload=a/b=c --offline --db-key pkcs11:token=x;object=db");
+        let words = parse(
+            "pillar-image build flavour=metal workload=a/b=c offline=yes db_key=pkcs11:token=x;object=db",
+        );
+        let flags = parse(
+            "pillar-image build --flavour metal --workload=a/b=c --offline --db-key pkcs11:token=x;object=db",
+        );
         let (words, flags) = (words.expect("good"), flags.expect("good"));
         assert_eq!(format!("{words:?}"), format!("{flags:?}"));
         assert_eq!(words.workload, PathBuf::from("a/b=c"));
@@ -157,7 +161,9 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named() {
-        assert!(parse("pillar-image build flavor=virt").expect_err("typo").contains("flavor=virt: unknown word"));
+        assert!(
+            parse("pillar-image build flavor=virt").expect_err("typo").contains("flavor=virt: unknown word")
+        );
         assert!(parse("pillar-image build offline=maybe").expect_err("neither").contains("offline=yes"));
         assert!(parse("pillar-image build virt").is_err());
         assert!(parse("pillar-image build --offline --refresh").is_err());

@@ -3,9 +3,7 @@
 use crate::digest;
 use crate::error::{Error, file};
 use pillar_layout::RELEASE_PREDICATE;
-use pillar_model::{
-    Bank, Digest, PackageRef, Release, ReleasePredicate, RootHash, SecureBootKeys, Subject,
-};
+use pillar_model::{Bank, Digest, PackageRef, Release, ReleasePredicate, RootHash, SecureBootKeys, Subject};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;

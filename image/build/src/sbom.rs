@@ -111,7 +111,8 @@ fn debian(package: &PackageRef, licences: &[String]) -> Value {
 
 fn cargo(found: &Crate) -> Value {
     let purl = format!("pkg:cargo/{}@{}", found.name, found.version.replace('+', "%2B"));
-    let mut component = json!({ "type": "library", "bom-ref": purl, "name": found.name, "version": found.version });
+    let mut component =
+        json!({ "type": "library", "bom-ref": purl, "name": found.name, "version": found.version });
     if !found.ours {
         component["purl"] = json!(purl);
     }
@@ -139,7 +140,8 @@ mod tests {
 
     #[test]
     fn crates_of_the_workspace_have_no_registry_address() {
-        let found = Crate { name: "pillar-init".to_owned(), version: "0.1.0".to_owned(), licence: None, ours: true };
+        let found =
+            Crate { name: "pillar-init".to_owned(), version: "0.1.0".to_owned(), licence: None, ours: true };
         assert!(cargo(&found).get("purl").is_none());
     }
 

@@ -78,7 +78,9 @@ impl Sealer<'_> {
         archive::write_tar(&contents.tree, self.epoch, &tar)?;
         let mut command = self.command("mkfs.erofs");
         command.args(["--quiet", "--tar=f", "--all-root", "--workers=1"]).args(COMPRESSION);
-        command.arg(format!("-T{}", self.epoch)).arg(format!("-U{}", digest::guid(self.seed, "root file system")));
+        command
+            .arg(format!("-T{}", self.epoch))
+            .arg(format!("-U{}", digest::guid(self.seed, "root file system")));
         command.args(["-L", "pillar"]);
         run("mkfs.erofs", command.arg(output).arg(&tar))?;
         fs::remove_file(&tar).map_err(file("remove", &tar))

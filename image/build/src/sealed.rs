@@ -66,11 +66,12 @@ pub fn root(parts: &Parts<'_>) -> Result<Contents, Error> {
     libraries(&mut contents, parts.workshop)?;
     certificates(&mut contents, parts.workshop)?;
     zones(&mut contents, parts.workshop)?;
-    let names: Vec<String> = [&parts.flavour.root_modules, &parts.flavour.spare_modules, &parts.flavour.initrd_modules]
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
+    let names: Vec<String> =
+        [&parts.flavour.root_modules, &parts.flavour.spare_modules, &parts.flavour.initrd_modules]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
     modules(&mut contents, parts.workshop, &names)?;
     contents.tree.text(root::ROOT_MODULES, lines(&parts.flavour.root_modules))?;
     Ok(contents)

@@ -120,13 +120,17 @@ impl Tree {
                     self.entries.insert(parent.to_owned(), directory);
                 }
                 Some(Entry { content: Content::Directory, .. }) => {}
-                Some(_) => return Err(TreeError::Parent { path: path.to_owned(), parent: parent.to_owned() }),
+                Some(_) => {
+                    return Err(TreeError::Parent { path: path.to_owned(), parent: parent.to_owned() });
+                }
             }
         }
         match self.entries.get(path) {
             Some(present) if *present == entry => Ok(()),
             // A directory that came as somebody's parent gets the mode that it is asked to have.
-            Some(Entry { content: Content::Directory, mode: 0o755 }) if entry.content == Content::Directory => {
+            Some(Entry { content: Content::Directory, mode: 0o755 })
+                if entry.content == Content::Directory =>
+            {
                 self.entries.insert(path.to_owned(), entry);
                 Ok(())
             }
@@ -200,30 +204,73 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "a shell",
         &[
-            "sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "csh", "tcsh", "fish", "busybox", "toybox", "rbash",
-            "nu", "elvish", "xonsh", "pwsh", "sash", "yash",
+            "sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "csh", "tcsh", "fish", "busybox", "toybox",
+            "rbash", "nu", "elvish", "xonsh", "pwsh", "sash", "yash",
         ],
     ),
     (
         "an interpreter",
         &[
-            "python", "pypy", "perl", "ruby", "irb", "node", "nodejs", "deno", "bun", "lua", "luajit", "tclsh", "awk",
-            "gawk", "mawk", "nawk", "original-awk", "sed", "ed", "m4", "php", "guile", "java", "gdb", "erl", "ocaml",
-            "rscript", "env", "qjs", "jq", "bpftrace",
+            "python",
+            "pypy",
+            "perl",
+            "ruby",
+            "irb",
+            "node",
+            "nodejs",
+            "deno",
+            "bun",
+            "lua",
+            "luajit",
+            "tclsh",
+            "awk",
+            "gawk",
+            "mawk",
+            "nawk",
+            "original-awk",
+            "sed",
+            "ed",
+            "m4",
+            "php",
+            "guile",
+            "java",
+            "gdb",
+            "erl",
+            "ocaml",
+            "rscript",
+            "env",
+            "qjs",
+            "jq",
+            "bpftrace",
         ],
     ),
     (
         "a package manager",
         &[
-            "dpkg", "dpkg-deb", "apt", "apt-get", "aptitude", "rpm", "dnf", "yum", "apk", "pacman", "snap", "flatpak",
-            "pip", "npm", "cargo", "gem", "nix", "opkg", "zypper",
+            "dpkg", "dpkg-deb", "apt", "apt-get", "aptitude", "rpm", "dnf", "yum", "apk", "pacman", "snap",
+            "flatpak", "pip", "npm", "cargo", "gem", "nix", "opkg", "zypper",
         ],
     ),
     (
         "a login",
         &[
-            "getty", "agetty", "mingetty", "login", "sulogin", "su", "sudo", "doas", "pkexec", "sshd", "dropbear",
-            "telnetd", "newgrp", "passwd", "chsh", "run0", "machinectl",
+            "getty",
+            "agetty",
+            "mingetty",
+            "login",
+            "sulogin",
+            "su",
+            "sudo",
+            "doas",
+            "pkexec",
+            "sshd",
+            "dropbear",
+            "telnetd",
+            "newgrp",
+            "passwd",
+            "chsh",
+            "run0",
+            "machinectl",
         ],
     ),
 ];
@@ -233,7 +280,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 pub fn forbidden(file_name: &str) -> Option<&'static str> {
     let name = file_name.to_ascii_lowercase();
     let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
-    FORBIDDEN.iter().find(|(_, names)| names.contains(&name.as_str()) || names.contains(&bare)).map(|(kind, _)| *kind)
+    FORBIDDEN
+        .iter()
+        .find(|(_, names)| names.contains(&name.as_str()) || names.contains(&bare))
+        .map(|(kind, _)| *kind)
 }
 
 /// What is wrong with a file of a sealed root, from its path, mode and first bytes.
@@ -267,12 +317,17 @@ pub fn refuse_links(tree: &Tree) -> Vec<Refusal> {
         let name = path.rsplit('/').next().unwrap_or_default();
         // The links of the file system layout itself: /bin, /sbin, /lib.
         if let (Some(kind), true) = (forbidden(name), path.contains("bin/")) {
-            refusals.push(Refusal { path: path.to_owned(), reason: format!("{kind}: a sealed image has none") });
+            refusals
+                .push(Refusal { path: path.to_owned(), reason: format!("{kind}: a sealed image has none") });
         }
         let outside = ["/proc/", "/run/", "/dev/", "/sys/"].iter().any(|p| target.starts_with(p))
-            || target.contains("../run/") || target.contains("../proc/");
+            || target.contains("../run/")
+            || target.contains("../proc/");
         if !outside && tree.resolve(path).is_none() {
-            refusals.push(Refusal { path: path.to_owned(), reason: format!("a link to {target}, which leads nowhere") });
+            refusals.push(Refusal {
+                path: path.to_owned(),
+                reason: format!("a link to {target}, which leads nowhere"),
+            });
         }
     }
     refusals
@@ -325,7 +380,18 @@ mod tests {
 
     #[test]
     fn forbidden_programs_are_known_by_any_version() {
-        for name in ["sh", "bash", "python3", "python3.13", "perl5.40.1", "apt-get", "agetty", "su", "lua5.4", "BusyBox"] {
+        for name in [
+            "sh",
+            "bash",
+            "python3",
+            "python3.13",
+            "perl5.40.1",
+            "apt-get",
+            "agetty",
+            "su",
+            "lua5.4",
+            "BusyBox",
+        ] {
             assert!(forbidden(name).is_some(), "{name}");
         }
         for name in ["pillar-init", "hello", "share", "libssl.so.3", "shim"] {
@@ -335,7 +401,8 @@ mod tests {
 
     #[test]
     fn files_are_refused_for_their_reason() {
-        let reason = |path, mode, head: &[u8]| refuse_file(path, mode, head).map(|r| r.reason).unwrap_or_default();
+        let reason =
+            |path, mode, head: &[u8]| refuse_file(path, mode, head).map(|r| r.reason).unwrap_or_default();
         assert!(reason("/usr/bin/x", 0o4755, b"").contains("setuid"));
         assert!(reason("/usr/bin/x", 0o775, b"").contains("writable"));
         assert!(reason("/usr/bin/sh", 0o755, b"").contains("a shell"));

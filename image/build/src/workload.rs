@@ -52,7 +52,12 @@ pub fn read(folder: &Path) -> Result<Workload, Error> {
     Ok(workload)
 }
 
-fn walk(folder: &Path, below: &str, cargo_package: bool, files: &mut Vec<(String, Item)>) -> Result<(), Error> {
+fn walk(
+    folder: &Path,
+    below: &str,
+    cargo_package: bool,
+    files: &mut Vec<(String, Item)>,
+) -> Result<(), Error> {
     let at = folder.join(below);
     let content = |path: PathBuf, problem: &str| Error::WorkloadContent { path, problem: problem.to_owned() };
     let mut entries = fs::read_dir(&at)
@@ -65,7 +70,11 @@ fn walk(folder: &Path, below: &str, cargo_package: bool, files: &mut Vec<(String
             return Err(content(path, "file names must be UTF-8"));
         };
         let top = below.is_empty();
-        if top && (name == "pillar.toml" || name == ".git" || cargo_package && CARGO_FILES.contains(&name.as_str())) {
+        if top
+            && (name == "pillar.toml"
+                || name == ".git"
+                || cargo_package && CARGO_FILES.contains(&name.as_str()))
+        {
             continue;
         }
         let inside = if top { name } else { format!("{below}/{name}") };
@@ -107,7 +116,8 @@ impl Workload {
         for command in commands {
             let Some(program) = command.first() else { continue };
             let prefix = format!("{WORKLOAD_FILES}/");
-            let inside = if program.starts_with('/') { program.strip_prefix(&prefix) } else { Some(program.as_str()) };
+            let inside =
+                if program.starts_with('/') { program.strip_prefix(&prefix) } else { Some(program.as_str()) };
             let Some(inside) = inside else { continue };
             let built = self.builds.iter().any(|build| build.to == inside);
             let problem = match self.files.iter().find(|(path, _)| path == inside) {

@@ -45,7 +45,8 @@ impl Workshop {
         let folder = project.join("image/mkosi");
         let configuration = folder.join("mkosi.conf");
         let text = fs::read(&configuration).map_err(file("read", &configuration))?;
-        let key = crate::digest::short(&[GENERATION.as_bytes(), &text, flavour.packages.join(" ").as_bytes()]);
+        let key =
+            crate::digest::short(&[GENERATION.as_bytes(), &text, flavour.packages.join(" ").as_bytes()]);
         let cache = pillar_tools::cache_dir();
         fs::create_dir_all(&cache).map_err(file("create", &cache))?;
         let root = cache.join(format!("workshop-{}-{key}", flavour.name));
@@ -157,7 +158,9 @@ impl Workshop {
     /// the machine-readable form.
     #[must_use]
     pub fn licences(&self, package: &str) -> Vec<String> {
-        let Ok(text) = self.read_text(&format!("/usr/share/doc/{package}/copyright")) else { return Vec::new() };
+        let Ok(text) = self.read_text(&format!("/usr/share/doc/{package}/copyright")) else {
+            return Vec::new();
+        };
         if !text.starts_with("Format:") {
             return Vec::new();
         }
@@ -251,7 +254,9 @@ fn explain(error: Error) -> Error {
         "Unable to locate package",
     ];
     match error {
-        Error::Failed { tail, .. } if SIGNS.iter().any(|sign| tail.contains(sign)) => Error::Download { tail },
+        Error::Failed { tail, .. } if SIGNS.iter().any(|sign| tail.contains(sign)) => {
+            Error::Download { tail }
+        }
         other => other,
     }
 }

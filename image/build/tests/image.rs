@@ -48,11 +48,8 @@ impl Image {
 
     fn agrees(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.run(program, arguments);
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{program}: {text}");
         text
     }
@@ -201,7 +198,8 @@ fn the_partitions_hold_the_files_of_the_release() {
 fn sbverify_accepts_our_signature_and_no_other() {
     let Some(image) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let keys = std::env::var_os("PILLAR_KEYS").map_or_else(|| project().join(pillar_keys::DEFAULT_DIR), PathBuf::from);
+    let keys = std::env::var_os("PILLAR_KEYS")
+        .map_or_else(|| project().join(pillar_keys::DEFAULT_DIR), PathBuf::from);
     let (ours, foreign) = (keys.join("db.crt"), keys.join("PK.crt"));
     let esp = dir.path().join("esp");
     image.partition(gpt::LABEL_ESP, &esp);
@@ -268,17 +266,21 @@ fn the_release_names_every_file_with_its_digest() {
 #[test]
 fn the_bill_of_materials_has_licences_for_nearly_everything() {
     let Some(image) = image() else { return };
-    let bill: Value = serde_json::from_str(&fs::read_to_string(image.out.join("sbom.json")).unwrap()).unwrap();
+    let bill: Value =
+        serde_json::from_str(&fs::read_to_string(image.out.join("sbom.json")).unwrap()).unwrap();
     assert_eq!(bill["bomFormat"], "CycloneDX");
     let components = bill["components"].as_array().unwrap();
     let named = |name: &str| components.iter().any(|c| c["name"] == name);
-    for name in ["libc6", "libssl3t64", "tzdata", "ca-certificates", "systemd-boot-efi", "pillar-init", "rustix"] {
+    for name in
+        ["libc6", "libssl3t64", "tzdata", "ca-certificates", "systemd-boot-efi", "pillar-init", "rustix"]
+    {
         assert!(named(name), "{name} is not in the bill");
     }
     for absent in ["bash", "dpkg", "tempfile"] {
         assert!(!named(absent), "{absent} is in the bill, and not in the image");
     }
-    let without: Vec<&Value> = components.iter().filter(|c| c.get("licenses").is_none()).map(|c| &c["name"]).collect();
+    let without: Vec<&Value> =
+        components.iter().filter(|c| c.get("licenses").is_none()).map(|c| &c["name"]).collect();
     assert!(without.len() * 10 <= components.len(), "no licence: {without:?}");
 }
 

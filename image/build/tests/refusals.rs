@@ -73,7 +73,10 @@ fn an_unknown_flavour_names_the_known_ones() {
 
 #[test]
 fn a_workload_that_is_not_there_or_is_no_folder() {
-    refused(&["workload=/nonexistent"], &["workload /nonexistent cannot be used", "caused by: ", "No such file"]);
+    refused(
+        &["workload=/nonexistent"],
+        &["workload /nonexistent cannot be used", "caused by: ", "No such file"],
+    );
     refused(&["workload=/etc/passwd"], &["workload /etc/passwd cannot be used"]);
     let empty = tempfile::tempdir().unwrap();
     refused(&[&word("workload", empty.path())], &["pillar.toml cannot be used"]);

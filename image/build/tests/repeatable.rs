@@ -13,10 +13,24 @@ fn project() -> PathBuf {
 }
 
 /// Builds in a folder under a umask and with other surroundings; the digests of what came out.
-fn build(folder: &Path, out: &Path, keys: &Path, umask: &str, surroundings: &[(&str, &str)]) -> Vec<(String, [u8; 32])> {
+fn build(
+    folder: &Path,
+    out: &Path,
+    keys: &Path,
+    umask: &str,
+    surroundings: &[(&str, &str)],
+) -> Vec<(String, [u8; 32])> {
     let script = format!("umask {umask} && exec \"$@\"");
     let mut command = Command::new("sh");
-    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_pillar-image"), "build", "offline=yes", "unsigned=yes"]);
+    command.args([
+        "-c",
+        &script,
+        "sh",
+        env!("CARGO_BIN_EXE_pillar-image"),
+        "build",
+        "offline=yes",
+        "unsigned=yes",
+    ]);
     command.arg(format!("keys={}", keys.display())).arg(format!("out={}", out.display()));
     command.current_dir(folder).env("SOURCE_DATE_EPOCH", "1750000000").env_remove("CARGO_TARGET_DIR");
     command.envs(surroundings.iter().copied());
@@ -50,7 +64,8 @@ fn copy(to: &Path) {
 
 #[test]
 fn here_and_in_a_copy_elsewhere_the_same_bytes() {
-    let keys = std::env::var_os("PILLAR_KEYS").map_or_else(|| project().join(pillar_keys::DEFAULT_DIR), PathBuf::from);
+    let keys = std::env::var_os("PILLAR_KEYS")
+        .map_or_else(|| project().join(pillar_keys::DEFAULT_DIR), PathBuf::from);
     if !project().join("out/release.json").is_file() || !keys.is_dir() {
         eprintln!("skipped: `./just image` first, so that tools, packages and keys are there");
         return;
@@ -58,14 +73,26 @@ fn here_and_in_a_copy_elsewhere_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let elsewhere = dir.path().join("a copy/elsewhere");
     copy(&elsewhere);
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{}/target", project().display()));
-    let here = build(&project(), &dir.path().join("one"), &keys, "022", &[("CARGO_TARGET_DIR", &target), ("TZ", "UTC")]);
+    let target =
+        std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{}/target", project().display()));
+    let here = build(
+        &project(),
+        &dir.path().join("one"),
+        &keys,
+        "022",
+        &[("CARGO_TARGET_DIR", &target), ("TZ", "UTC")],
+    );
     let there = build(
         &elsewhere,
         &dir.path().join("two"),
         &keys,
         "077",
-        &[("TZ", "Pacific/Kiritimati"), ("LC_ALL", "tr_TR.UTF-8"), ("CFLAGS", "-g"), ("RUSTFLAGS", "-Cdebuginfo=1")],
+        &[
+            ("TZ", "Pacific/Kiritimati"),
+            ("LC_ALL", "tr_TR.UTF-8"),
+            ("CFLAGS", "-g"),
+            ("RUSTFLAGS", "-Cdebuginfo=1"),
+        ],
     );
     let names: Vec<&String> = here.iter().map(|(name, _)| name).collect();
     for wanted in [".raw", ".efi", ".root", ".verity", ".unsigned.efi", "release.json", "sbom.json"] {
