@@ -5,7 +5,7 @@ use crate::{clock, files};
 use pillar_layout::gpt::TYPE_ESP;
 use pillar_model::{RootHash, Slot};
 use pillar_os::UeventSocket;
-use pillar_slot::{Gpt, GptError, Guid, PairError, find_by_type, root_pair};
+use pillar_slot::{Gpt, GptError, Guid, PairError, Partition, find_by_type, root_pair};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -73,6 +73,9 @@ pub enum DiskError {
     /// The kernel does not show the partition (yet).
     #[error("the kernel shows no partition {0}")]
     Hidden(u32),
+    /// The same, of a table with damage.
+    #[error("the kernel shows no partition {0}; {1}")]
+    Damaged(u32, String),
 }
 
 /// Waits for the disk, loading modules for devices that appear.
@@ -143,11 +146,19 @@ fn examine(disk: &str, hash: &RootHash) -> Result<Found, DiskError> {
     Ok(Found {
         disk: disk.to_owned(),
         slot: pair.slot,
-        data: partition(disk, pair.data.number, Some(pair.data.guid))?,
-        hash: partition(disk, pair.hash.number, Some(pair.hash.guid))?,
+        data: shown(disk, &gpt, &pair.data)?,
+        hash: shown(disk, &gpt, &pair.hash)?,
         esp: find_by_type(&gpt, TYPE_ESP).map(|esp| esp.number),
         warning: gpt.warning().map(|what| format!("{disk}: partition table: {what}")),
     })
+}
+
+/// The kernel's device for a partition that our own reading of the table found.
+fn shown(disk: &str, gpt: &Gpt, wanted: &Partition) -> Result<Part, DiskError> {
+    match (partition(disk, wanted.number, Some(wanted.guid)), gpt.warning()) {
+        (Err(DiskError::Hidden(number)), Some(warning)) => Err(DiskError::Damaged(number, warning)),
+        (part, _) => part,
+    }
 }
 
 fn read_table(disk: &str) -> Result<Gpt, DiskError> {

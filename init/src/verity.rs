@@ -5,7 +5,7 @@ use crate::disk::{Found, Part};
 use crate::mounts;
 use pillar_model::RootHash;
 use pillar_os::{DmError, Mapper};
-use pillar_slot::{Superblock, SuperblockError, TableError};
+use pillar_slot::{EROFS_HEAD_BYTES, Superblock, SuperblockError, TableError, erofs_bytes};
 use rustix::mount::{MountFlags, mount};
 use std::fs::File;
 use std::io;
@@ -30,6 +30,17 @@ pub enum VerityError {
     /// Device-mapper.
     #[error(transparent)]
     Map(#[from] DmError),
+    /// The mapped device could not be read.
+    #[error("cannot read the verified root")]
+    Verified(#[source] io::Error),
+    /// What is mapped is not what was built: the verity superblock, which the root hash does not cover, lies.
+    #[error("the verified root is {mapped} bytes of {have}: the verity superblock does not fit the image")]
+    Size {
+        /// Bytes mapped.
+        mapped: u64,
+        /// What the file system says, or that there is none.
+        have: String,
+    },
     /// The mount.
     #[error("cannot mount the verified root as {FILE_SYSTEM} at {at}")]
     Mount {
@@ -48,10 +59,24 @@ pub fn mount_root(found: &Found, hash: &RootHash, at: &str) -> Result<(), Verity
         superblock.table(&found.data.node.to_string_lossy(), &found.hash.node.to_string_lossy(), hash);
     let device = Mapper::open()?.create_read_only(NAME, superblock.sectors(), "verity", &table)?;
     let node = format!("/dev/dm-{}", device.minor);
+    check_size(&node, superblock.sectors() * 512)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     mounts::make_directory(at)
         .and_then(|()| mount(node.as_str(), at, FILE_SYSTEM, flags, c""))
         .map_err(|errno| VerityError::Mount { at: at.to_owned(), source: errno.into() })
+}
+
+/// The file system, whose beginning is verified now, must be mapped whole.
+fn check_size(node: &str, mapped: u64) -> Result<(), VerityError> {
+    let mut head = [0; EROFS_HEAD_BYTES];
+    File::open(node).and_then(|file| file.read_exact_at(&mut head, 0)).map_err(VerityError::Verified)?;
+    match erofs_bytes(&head) {
+        Some(bytes) if bytes <= mapped => Ok(()),
+        other => {
+            let have = other.map_or("no erofs".to_owned(), |bytes| bytes.to_string());
+            Err(VerityError::Size { mapped, have })
+        }
+    }
 }
 
 fn read_superblock(part: &Part) -> Result<Superblock, VerityError> {

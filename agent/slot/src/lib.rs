@@ -8,12 +8,14 @@
 
 mod cmdline;
 mod entry;
+mod erofs;
 mod gpt;
 mod pair;
 mod verity;
 
 pub use cmdline::{CmdlineError, root_hash, value};
 pub use entry::{BootEntry, EntryError, Tries};
+pub use erofs::{EROFS_HEAD_BYTES, erofs_bytes};
 pub use gpt::{CopyError, Gpt, GptError, Guid, GuidError, Partition, limits as gpt_limits};
 pub use pair::{PairError, RootPair, find_by_type, root_pair};
 pub use verity::{Superblock, SuperblockError, TableError, limits as verity_limits};
