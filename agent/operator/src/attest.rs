@@ -22,6 +22,10 @@ use tonic::Code;
 /// The bank that is quoted and judged.
 const BANK: Bank = Bank::Sha256;
 
+/// The verifier knows the values; how to pin others is ours to say.
+const HINT_FIRMWARE: &str = "if you changed the firmware, its settings or the hardware, `pillar attest --forget` learns \
+    this machine anew; if nobody did, find out who did";
+
 /// Why there is no evidence to judge.
 enum NoEvidence {
     /// Nobody answered, or not to us.
@@ -50,14 +54,14 @@ pub async fn online(target: &Target, judge: &Judge, forget: bool) -> Outcome<Rep
     let reference = Reference::load(&place.files, judge)?;
     let pins_path = place.files.pins(judge);
     let pins = match &pins_path {
-        Some(path) if forget => Pins::forget(path).map(|()| None)?,
-        Some(path) => Pins::read(path)?,
-        None => None,
+        // The old pins stay until there are new ones.
+        Some(path) if !forget => Pins::read(path)?,
+        _ => None,
     };
     let answer = match ask(&place, target).await {
         Ok(answer) => answer,
         Err(NoEvidence::Failure(failure)) => return Err(failure),
-        Err(NoEvidence::Refusal(reason)) => return Ok(no_evidence(place.name, reason)),
+        Err(NoEvidence::Refusal(reason)) => return Ok(no_evidence(place.name, &reason)),
     };
     let same_tpm = SameTpm::Activated(&answer.secret);
     let (mut report, verified) =
@@ -70,7 +74,7 @@ pub async fn online(target: &Target, judge: &Judge, forget: bool) -> Outcome<Rep
         }
         (Some(path), Some(_)) => Pins::of(&verified).write(path)?,
         (None, _) => {
-            report.checks.push(note("pins", "nothing is kept: --pins FILE would notice a change next time"))
+            report.checks.push(note("pins", "nothing is kept: --pins FILE would notice a change next time"));
         }
     }
     Ok(report)
@@ -135,21 +139,32 @@ fn judged(
     same_tpm: SameTpm<'_>,
     fresh: bool,
 ) -> (Report, Option<Verified>) {
+    // Another TPM's values say nothing about this one: all other checks run without them, then it is refused.
+    let own = pins
+        .filter(|pins| pillar_verify::ak_name(&evidence.ak_public).is_ok_and(|name| name == pins.ak_name.0));
     let policy = Policy {
         releases: &[&reference.release],
         bank: BANK,
         ek_roots: &reference.ek_roots,
         ek_intermediates: &reference.ek_intermediates,
         same_tpm,
-        firmware: pins.map_or(Firmware::Learn, |pins| Firmware::Pinned(&pins.firmware)),
+        firmware: own.map_or(Firmware::Learn, |pins| Firmware::Pinned(&pins.firmware)),
         exit_boot_services: ExitBootServices::Required,
         // A saved answer may be older than the last one that was judged.
-        previous: pins.filter(|_| fresh).map(|pins| pins.counters),
+        previous: own.filter(|_| fresh).map(|pins| pins.counters),
         now_unix_s: now_unix_s(),
     };
     let (steps, result) = pillar_verify::judge(evidence, binding, &policy);
-    let mut report = Report::from_verifier(name, &steps, &result, pins.is_none());
-    let Ok(verified) = result else { return (report, None) };
+    let mut report = Report::from_verifier(name, &steps, &result, own.is_none());
+    let verified = match result {
+        Ok(verified) => verified,
+        Err(rejection) => {
+            if rejection.check == pillar_verify::Check::Firmware {
+                report.advise(HINT_FIRMWARE);
+            }
+            return (report, None);
+        }
+    };
     if let Some(refused) = pinned_key(&verified, pins).or_else(|| other_name(name, &verified)) {
         report.refuse(refused);
         return (report, None);
@@ -189,11 +204,11 @@ fn note(name: &str, words: impl Into<String>) -> Check {
     Check { mark: Mark::Note, name: name.to_owned(), words: words.into() }
 }
 
-fn no_evidence(name: String, reason: String) -> Report {
+fn no_evidence(name: String, reason: &str) -> Report {
     Report::refused(
         name,
         "evidence",
-        &reason,
+        reason,
         "nothing can be proved without a TPM 2.0 with an EK certificate and both event logs; `pillar status` and `pillar logs` may tell more",
     )
 }

@@ -51,7 +51,7 @@ pub enum Action {
         target: Target,
         #[command(flatten)]
         judge: Judge,
-        /// Forget the pins first and learn this machine anew (after a firmware update that you made yourself)
+        /// Learn this machine anew, whatever was pinned (after a firmware update that you made yourself)
         #[arg(long)]
         forget: bool,
         #[command(flatten)]

@@ -6,8 +6,6 @@ use pillar_model::{Bank, Digest, PcrIndex};
 use pillar_verify::{Counters, Verified};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 /// A dozen digests and a name.
@@ -56,21 +54,12 @@ impl Pins {
         text.push(b'\n');
         file::replace(path, &text)
     }
-
-    /// Nothing is pinned any more.
-    pub fn forget(path: &Path) -> Outcome {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Failure::because(format!("cannot remove {}", path.display()), &error))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn pins_are_read_as_written_and_nonsense_is_refused() {
@@ -95,8 +84,5 @@ mod tests {
             fs::write(&path, text).expect("written");
             assert!(Pins::read(&path).expect_err(text).to_string().contains("cannot understand the pins"));
         }
-        Pins::forget(&path).expect("gone");
-        Pins::forget(&path).expect("still gone");
-        assert_eq!(Pins::read(&path).expect("none"), None);
     }
 }

@@ -52,11 +52,21 @@ fn release(path: &Path) -> Outcome<ReleasePredicate> {
             Failure::new(format!("{} is a statement of another kind: {found}", path.display())).hint(hint)
         );
     }
+    // The command line is what the PCRs cover; the field beside it is what we print.
+    let named = pillar_layout::cmdline::ROOT_HASH.to_owned() + "=" + &release.predicate.root_hash.to_string();
+    if !release.predicate.cmdline.split_whitespace().any(|word| word == named) {
+        let problem =
+            format!("{} contradicts itself: its command line does not have {named}", path.display());
+        return Err(Failure::new(problem).hint(hint));
+    }
     Ok(release.predicate)
 }
 
+/// A certificate as DER.
+type Der = Vec<u8>;
+
 /// Roots are the certificates that name themselves as their issuer; when none does, every one was given to be trusted.
-fn authorities(path: &Path) -> Outcome<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+fn authorities(path: &Path) -> Outcome<(Vec<Der>, Vec<Der>)> {
     let bytes = file::read(path, EK_CA_MAX_BYTES)?;
     let unusable = |problem: &dyn std::error::Error| {
         Failure::because(format!("{} does not hold PEM certificates", path.display()), problem)
@@ -75,7 +85,7 @@ fn authorities(path: &Path) -> Outcome<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
     if roots.is_empty() {
         std::mem::swap(&mut roots, &mut others);
     }
-    let der = |list: Vec<(bool, Vec<u8>)>| list.into_iter().map(|(_, der)| der).collect();
+    let der = |list: Vec<(bool, Der)>| list.into_iter().map(|(_, der)| der).collect();
     Ok((der(roots), der(others)))
 }
 
@@ -99,6 +109,15 @@ mod tests {
             assert!(error.contains(want), "{error}");
         };
         let release = || release(&path).err().map(|f| f.to_string());
+        let hash = "ab".repeat(32);
+        let other = format!(
+            r#"{{"_type":"https://in-toto.io/Statement/v1","predicateType":"urn:pillar:release:v1","subject":[],
+            "predicate":{{"version":"1","flavour":"virt","epoch":1,"root_hash":"{hash}","kernel":"6","cmdline":"roothash=00",
+            "sizes_bytes":{{}},"boot_applications":[],"pcrs":{{}},"packages":[],
+            "secure_boot":{{"pk":"{hash}","kek":"{hash}","db":"{hash}"}}}}}}"#
+        );
+        check(&other, &release, "contradicts itself: its command line does not have roothash=abab");
+        check(&other.replace("release:v1", "release:v2"), &release, "is a statement of another kind");
         check("{}", &release, "is not a release\n  caused by: missing field `_type`");
         let authorities = || authorities(&path).err().map(|f| f.to_string());
         check("", &authorities, "holds no PEM certificate");

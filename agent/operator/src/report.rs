@@ -106,6 +106,13 @@ impl Report {
         Self { machine: machine.to_owned(), checks: steps.checks.iter().map(check).collect(), verdict }
     }
 
+    /// Replaces a refusal's hint.
+    pub fn advise(&mut self, words: &str) {
+        if let Verdict::Refused { hint, .. } = &mut self.verdict {
+            words.clone_into(hint);
+        }
+    }
+
     /// Turns it into a refusal, with the failed check as its last line.
     pub fn refuse(&mut self, verdict: Verdict) {
         if let Verdict::Refused { check, reason, .. } = &verdict {

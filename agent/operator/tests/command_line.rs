@@ -64,7 +64,8 @@ fn release() -> Value {
         "predicateType": pillar_layout::RELEASE_PREDICATE,
         "subject": [],
         "predicate": {
-            "version": "0.1.0", "flavour": "virt", "epoch": 1, "root_hash": hash, "kernel": "6.12", "cmdline": "",
+            "version": "0.1.0", "flavour": "virt", "epoch": 1, "root_hash": hash, "kernel": "6.12",
+            "cmdline": format!("roothash={hash}"),
             "sizes_bytes": {}, "boot_applications": [], "pcrs": {}, "packages": [],
             "secure_boot": { "pk": hash, "kek": hash, "db": hash },
         },

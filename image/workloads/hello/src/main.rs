@@ -23,6 +23,7 @@ const WORKERS: usize = 4;
 /// A worker needs a few KiB; eight times that is no waste.
 const STACK_BYTES: usize = 128 * 1024;
 
+#[derive(Debug)]
 struct Arguments {
     listen: SocketAddr,
     root: PathBuf,
@@ -95,7 +96,7 @@ mod tests {
 
     #[test]
     fn arguments_are_checked() {
-        let good = parse("--listen 127.0.0.1:80 --root www").ok().expect("good");
+        let good = parse("--listen 127.0.0.1:80 --root www").expect("good");
         assert_eq!((good.listen.port(), good.root), (80, "www".into()));
         for (line, want) in [
             ("--root www", "--listen is missing"),
@@ -104,7 +105,7 @@ mod tests {
             ("--listen here --root www", "\"here\" is not ADDRESS:PORT"),
             ("--verbose", "unknown argument \"--verbose\""),
         ] {
-            let error = parse(line).err().expect(line);
+            let error = parse(line).expect_err(line);
             assert!(error.contains(want), "{error}");
         }
     }
