@@ -191,6 +191,9 @@ impl Error {
             Error::WorkloadFolder { .. } => {
                 "say workload=DIR with a readable folder that holds a pillar.toml, for example image/workloads/hello"
             }
+            Error::WorkloadContent { .. } => {
+                "a workload is a folder of plain files; its programs are in it or made by a [[build]] of its pillar.toml"
+            }
             Error::WorkloadFile { .. } => "image/workloads/hello/pillar.toml is a complete example",
             Error::MissingKey { .. } => "`./just keys` makes development keys; others: keys=DIR",
             Error::WorkshopFile(_) => "`./just image --refresh` builds that tree anew",

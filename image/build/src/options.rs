@@ -93,10 +93,18 @@ pub fn words_to_flags(arguments: impl IntoIterator<Item = String>) -> Result<Vec
     const KEYS: [&str; 9] =
         ["flavour", "workload", "keys", "db-key", "pcr-key", "out", "version", "epoch", "output"];
     const SWITCHES: [&str; 3] = ["offline", "refresh", "unsigned"];
+    let arguments: Vec<String> = arguments.into_iter().collect();
+    if arguments.get(1).is_none_or(|action| action != "build") {
+        return Ok(arguments);
+    }
     let mut out: Vec<String> = Vec::new();
-    for (position, argument) in arguments.into_iter().enumerate() {
-        let word = if argument.starts_with('-') || position < 2 { None } else { argument.split_once('=') };
-        let Some((key, value)) = word else {
+    for argument in arguments {
+        // The value of the flag before it may hold a `=` of its own: `--db-key pkcs11:token=x`.
+        let is_value = out.last().is_some_and(|flag| {
+            flag == "-o" || flag.strip_prefix("--").is_some_and(|name| KEYS.contains(&name))
+        });
+        let is_word = out.len() > 1 && !is_value && !argument.starts_with('-');
+        let Some((key, value)) = argument.split_once('=').filter(|_| is_word) else {
             out.push(argument);
             continue;
         };
