@@ -1,2 +1,105 @@
-//! Benchmarks that run the peer beside ours
-fn main() {}
+//! `pillar-bench`: benchmarks that run the peer beside ours, in the same machines. They print figures beside the
+//! targets and judge nothing: exit code 0 when every run succeeded, 1 when one failed, 2 for wrong arguments.
+#![forbid(unsafe_code)]
+
+mod bare;
+mod boot;
+mod figures;
+mod image;
+mod machine;
+mod memory;
+mod program;
+mod reference;
+mod stamp;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Benchmarks of the image in out/ beside their peers
+#[derive(Debug, Parser)]
+#[command(name = "pillar-bench", max_term_width = 100)]
+struct Arguments {
+    /// How figures are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Text, global = true)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Kernel start to healthy workload, against Debian with systemd and against the bare kernel
+    Boot {
+        /// Boots of each, alternated
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        #[command(flatten)]
+        shape: ShapeArguments,
+    },
+    /// `./just image` after a change to the agent alone
+    Image,
+    /// Resident memory of init and agent in the running image
+    Memory {
+        #[command(flatten)]
+        shape: ShapeArguments,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ShapeArguments {
+    /// Processors of each machine
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Memory of each machine in MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65536))]
+    memory: u32,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Boot { runs, shape } => {
+            boot::bench(runs, shape.cpus, shape.memory).and_then(|report| print(&report, arguments.output))
+        }
+        Command::Image => image::bench().and_then(|report| print(&report, arguments.output)),
+        Command::Memory { shape } => {
+            memory::bench(shape.cpus, shape.memory).and_then(|report| print(&report, arguments.output))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  caused by: {cause}");
+            }
+            if let Some(hint) = error.chain().find_map(hint) {
+                eprintln!("  hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(report: &(impl Serialize + Display), output: Output) -> Result<()> {
+    match output {
+        Output::Text => print!("{report}"),
+        Output::Json => println!("{}", serde_json::to_string_pretty(report).context("cannot write JSON")?),
+    }
+    Ok(())
+}
+
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    error.downcast_ref::<pillar_keys::Error>().and_then(pillar_keys::Error::hint)
+}
