@@ -44,6 +44,10 @@ pub fn stream(
             "the kernel log cannot be read, or {LOG_READERS} others are reading it; end one of them"
         ))
     })?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe, for types that may lose their descriptor; a File keeps its own"
+    )]
     let file = AsyncFd::with_interest(file, Interest::READABLE)
         .map_err(|error| Status::internal(format!("cannot wait for the kernel log: {error}")))?;
     let reader =

@@ -173,7 +173,7 @@ pub async fn connect(addr: &str, cert_pem: &[u8], key_pem: &[u8]) -> Result<Conn
     let stream = timed(addr, "finish the TLS handshake", HANDSHAKE_TIMEOUT, handshake)
         .await?
         .map_err(|source| refused_or_failed(addr, source))?;
-    let (exporter, server_spki) = channel_facts(&stream.get_ref().get_ref().1)
+    let (exporter, server_spki) = channel_facts(stream.get_ref().get_ref().1)
         .map_err(|source| Error::Tls { addr: addr.to_owned(), source: io::Error::other(source) })?;
     let connection = http2_connection(addr, stream).await?;
     let client = PillarClient::with_origin(connection.clone(), http::Uri::from_static("https://pillar"))
