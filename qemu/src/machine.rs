@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How often the start is repeated because somebody else took a port that we had picked.
 const PORT_TRIES: usize = 5;
-/// How long QEMU may take to end after `quit`.
+/// How long the TPM may take to end.
 const QUIT_DEADLINE: Duration = Duration::from_secs(10);
 /// The first guest of QEMU's user network.
 const GUEST_ADDRESS: &str = "10.0.2.15/24";
@@ -356,21 +356,21 @@ impl Builder {
     }
 }
 
-/// The processes of one machine. Fields are dropped in this order: QEMU first, which ends the TPM too.
+/// The processes of one machine.
 #[derive(Debug)]
 struct Running {
     qmp: Qmp,
     qemu: Process,
     swtpm: Option<Process>,
+    tpm_dir: PathBuf,
 }
 
 /// Starts TPM and QEMU, and waits until QEMU answers.
 fn launch(tools: &Tools, plan: &Plan, dir: &Path, lifetime: Lifetime) -> Result<Running> {
     let deadline = Instant::now() + START_DEADLINE;
+    let tpm_dir = dir.join(plan::TPM_DIR);
     let swtpm = match plan.tpm {
-        true => {
-            Some(swtpm::start_for_machine(tools, &dir.join(plan::TPM_DIR), &dir.join("swtpm.log"), lifetime)?)
-        }
+        true => Some(swtpm::start_for_machine(tools, &tpm_dir, &dir.join("swtpm.log"), lifetime)?),
         false => None,
     };
     for socket in [plan::QMP_SOCKET, plan::CONTROL_QMP_SOCKET] {
@@ -385,7 +385,7 @@ fn launch(tools: &Tools, plan: &Plan, dir: &Path, lifetime: Lifetime) -> Result<
     // The control socket is the second of the two.
     qemu.wait_for_file(&dir.join(plan::CONTROL_QMP_SOCKET), deadline)?;
     match Qmp::connect(dir, plan::QMP_SOCKET, &dir.join("qmp.log")) {
-        Ok(qmp) => Ok(Running { qmp, qemu, swtpm }),
+        Ok(qmp) => Ok(Running { qmp, qemu, swtpm, tpm_dir }),
         // What QEMU wrote before it ended says more than the connection that it closed.
         Err(_) if qemu.wait(Instant::now() + Duration::from_secs(1)).is_some() => Err(qemu.failure()),
         Err(error) => Err(error),
@@ -551,11 +551,8 @@ impl Machine {
         if asked && self.running.qemu.wait(Instant::now() + grace).is_some() {
             return Ok(true);
         }
-        // An answer is not certain: QEMU may close the connection first.
-        let _ = self.running.qmp.quit();
-        if self.running.qemu.wait(Instant::now() + QUIT_DEADLINE).is_none() {
-            self.running.qemu.kill();
-        }
+        // Disks are written out; if QEMU does not answer, killing it is all that is left.
+        let _ = self.running.qmp.pause();
         Ok(false)
     }
 
@@ -589,11 +586,11 @@ impl Machine {
 impl Drop for Running {
     fn drop(&mut self) {
         self.qemu.kill();
-        if let Some(tpm) = &mut self.swtpm {
-            // It ends with QEMU's connection, having written its state; killing it would be the ruder way.
-            if tpm.is_ours() && tpm.wait(Instant::now() + QUIT_DEADLINE).is_none() {
-                tpm.kill();
-            }
+        let Some(tpm) = self.swtpm.as_mut().filter(|tpm| tpm.is_ours()) else { return };
+        // It may have ended with a guest that powered off; killing it would be the ruder way.
+        let asked = tpm.ended().is_some() || swtpm::power_down(&self.tpm_dir);
+        if !asked || tpm.wait(Instant::now() + QUIT_DEADLINE).is_none() {
+            tpm.kill();
         }
     }
 }

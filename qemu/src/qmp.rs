@@ -151,7 +151,12 @@ impl Qmp {
         self.execute("system_powerdown", &Value::Null).map(drop)
     }
 
-    /// Ends QEMU, which writes its disks out first.
+    /// Stops the processors and writes the disks out.
+    pub fn pause(&self) -> Result<()> {
+        self.execute("stop", &Value::Null).map(drop)
+    }
+
+    /// Ends QEMU, which writes its disks out first. The TPM loses what it had not written down (its clock).
     pub fn quit(&self) -> Result<()> {
         self.execute("quit", &Value::Null).map(drop)
     }

@@ -2,9 +2,10 @@
 
 use crate::console::Console;
 use crate::error::{Error, Result, file_error};
-use crate::plan::{CONTROL_QMP_SOCKET, SERIAL_LOG};
+use crate::plan::{CONTROL_QMP_SOCKET, SERIAL_LOG, TPM_DIR};
 use crate::process::ProcessId;
 use crate::qmp::Qmp;
+use crate::swtpm::power_down;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,8 +16,8 @@ use std::time::{Duration, SystemTime};
 /// The file's name.
 pub const FILE: &str = "machine.json";
 
-/// QEMU writes its disks out and ends.
-const QUIT_DEADLINE: Duration = Duration::from_secs(10);
+/// A killed process is gone in milliseconds, unless the kernel waits for a disk.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// The TPM writes its state and ends.
 const TPM_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -27,9 +28,9 @@ pub enum Stopped {
     WasNotRunning,
     /// The guest powered itself off.
     PoweredOff,
-    /// QEMU ended when it was told to.
+    /// QEMU wrote its disks out and was ended.
     Ended,
-    /// QEMU had to be killed.
+    /// QEMU did not answer and was killed.
     Killed,
     /// QEMU is still there: the host is in trouble.
     Stuck,
@@ -124,35 +125,35 @@ impl Record {
         Qmp::connect(dir, CONTROL_QMP_SOCKET, &dir.join("qmp.log"))
     }
 
-    /// Stops it: asks the guest to power off when there is a `grace`, then QEMU to end, then kills it.
+    /// Stops it: asks the guest to power off when there is a `grace`, then has the disks written out and ends QEMU,
+    /// then the TPM.
     pub fn stop(&self, dir: &Path, grace: Duration) -> Stopped {
         let qemu = &self.processes.qemu;
-        if !qemu.is_alive() {
-            self.end_tpm();
-            return Stopped::WasNotRunning;
-        }
-        let mut how = Stopped::Killed;
-        if let Ok(qmp) = Self::qmp(dir) {
-            if !grace.is_zero() && qmp.system_powerdown().is_ok() && qemu.wait_gone(grace) {
-                how = Stopped::PoweredOff;
-            } else {
-                // Its answer may be lost: QEMU closes the connection.
-                let _ = qmp.quit();
-                if qemu.wait_gone(QUIT_DEADLINE) {
+        let mut how = Stopped::WasNotRunning;
+        if qemu.is_alive() {
+            how = Stopped::Killed;
+            if let Ok(qmp) = Self::qmp(dir) {
+                if !grace.is_zero() && qmp.system_powerdown().is_ok() && qemu.wait_gone(grace) {
+                    how = Stopped::PoweredOff;
+                } else if qmp.pause().is_ok() {
                     how = Stopped::Ended;
                 }
             }
+            if !qemu.kill(KILL_DEADLINE) {
+                return Stopped::Stuck;
+            }
         }
-        let gone = qemu.kill(QUIT_DEADLINE);
-        self.end_tpm();
-        if gone { how } else { Stopped::Stuck }
+        self.end_tpm(dir);
+        how
     }
 
-    /// The TPM ends by itself with QEMU; one that does not is killed.
-    fn end_tpm(&self) {
-        if let Some(tpm) = self.processes.swtpm.filter(|tpm| !tpm.wait_gone(TPM_DEADLINE)) {
+    /// The TPM ends with a guest that powers itself off; else it is told to; else it is killed.
+    fn end_tpm(&self, dir: &Path) {
+        let Some(tpm) = self.processes.swtpm.filter(ProcessId::is_alive) else { return };
+        let asked = power_down(&dir.join(TPM_DIR));
+        if !asked || !tpm.wait_gone(TPM_DEADLINE) {
             // Its end is all that can be done about it.
-            let _ = tpm.kill(QUIT_DEADLINE);
+            let _ = tpm.kill(KILL_DEADLINE);
         }
     }
 

@@ -11,8 +11,13 @@ use crate::ports;
 use crate::process::{Lifetime, Process, ProcessId};
 use pillar_model::Bank;
 use pillar_tools::Tools;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -25,6 +30,14 @@ const MANUFACTURE_SECONDS: &str = "120";
 const PORT_TRIES: usize = 5;
 /// The file of a manufactured TPM's permanent state.
 const STATE_FILE: &str = "tpm2-00.permall";
+/// swtpm's control channel (swtpm_ioctls(3)): "the other end of this is where TPM commands come from".
+const CMD_SET_DATAFD: u32 = 0x10;
+/// swtpm's control channel: write the state and end.
+const CMD_SHUTDOWN: u32 = 0x03;
+/// `TPM2_Shutdown(TPM_SU_CLEAR)` (TPM 2.0 Library, part 3, section 9.4).
+const TPM2_SHUTDOWN_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0];
+/// swtpm answers these in milliseconds.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// The control socket, relative to the TPM's folder.
 pub(crate) const CONTROL_SOCKET: &str = "swtpm.sock";
 
@@ -192,7 +205,8 @@ impl Swtpm {
     }
 }
 
-/// A TPM for one machine: QEMU connects to the control socket, and the TPM ends with QEMU.
+/// A TPM for one machine: QEMU connects to the control socket, and ends the TPM when the guest powers off. When QEMU
+/// is killed the TPM stays, for [`power_down`].
 pub(crate) fn start_for_machine(
     tools: &Tools,
     dir: &Path,
@@ -203,13 +217,43 @@ pub(crate) fn start_for_machine(
     remove_if_there(&socket)?;
     let mut arguments = common_arguments(dir);
     // The socket is named relative to the folder: the path of a unix socket has 107 bytes at most.
-    arguments.extend(
-        ["--ctrl", &format!("type=unixio,path={CONTROL_SOCKET},mode=0600"), "--terminate"]
-            .map(OsString::from),
-    );
+    arguments.extend(["--ctrl", &format!("type=unixio,path={CONTROL_SOCKET},mode=0600")].map(OsString::from));
     let mut process = Process::start(tools, "swtpm", &arguments, dir, log, lifetime)?;
     process.wait_for_file(&socket, Instant::now() + START_DEADLINE)?;
     Ok(process)
+}
+
+/// Ends the TPM of a machine whose QEMU is gone, in order. A real TPM keeps its clock to within seconds when the power
+/// goes; swtpm writes it down at `TPM2_Shutdown` alone, and without it would go back by the length of the whole run,
+/// which verifiers rightly refuse. False when the TPM does not answer.
+pub(crate) fn power_down(dir: &Path) -> bool {
+    let speak = || -> io::Result<()> {
+        let folder = File::open(dir)?;
+        // A short name for the socket, see `Qmp::connect`.
+        let mut control =
+            UnixStream::connect(format!("/proc/self/fd/{}/{CONTROL_SOCKET}", folder.as_raw_fd()))?;
+        control.set_read_timeout(Some(ANSWER_DEADLINE))?;
+        let (mut data, theirs) = UnixStream::pair()?;
+        data.set_read_timeout(Some(ANSWER_DEADLINE))?;
+        send_with_descriptor(&control, &CMD_SET_DATAFD.to_be_bytes(), theirs.as_fd())?;
+        control.read_exact(&mut [0; 4])?;
+        data.write_all(&TPM2_SHUTDOWN_CLEAR)?;
+        data.read_exact(&mut [0; 10])?;
+        control.write_all(&CMD_SHUTDOWN.to_be_bytes())?;
+        control.read_exact(&mut [0; 4])
+    };
+    speak().is_ok()
+}
+
+fn send_with_descriptor(socket: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("no room for one descriptor"));
+    }
+    sendmsg(socket, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::empty())?;
+    Ok(())
 }
 
 fn common_arguments(dir: &Path) -> Vec<OsString> {
@@ -233,7 +277,7 @@ fn restrict(dir: &Path) -> Result<()> {
 
 pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error("remove", path)(error)),
         _ => Ok(()),
     }
 }

@@ -227,3 +227,36 @@ fn holds_a_machine_until_it_is_killed() {
     println!("held");
     machine.wait_console("never said", Duration::from_secs(600)).expect_err("it is killed before");
 }
+
+#[test]
+fn the_tpm_keeps_its_clock_when_the_power_goes() {
+    if !ready() {
+        return;
+    }
+    let tools = Tools::open().expect("asked above");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let ca = EkCa::open(&dir.path().join("ca")).expect("a folder for the authority");
+    let tpm = TpmKind::Swtpm { banks: vec![Bank::Sha256], ca: Some(ca.clone()) };
+    let machine = tiny("t1", dir.path()).tpm(tpm).start().expect("it starts");
+    let begin = Instant::now();
+    machine.wait_console(GREETING, DEADLINE).expect("the guest greets");
+    machine.wait_console("never said", Duration::from_secs(5)).expect_err("time passes");
+    let ran = begin.elapsed();
+    machine.power_cut();
+    let tpm = Swtpm::start_with(&tools, &ca, &dir.path().join("t1/swtpm"), &[Bank::Sha256])
+        .expect("it starts again");
+    let output = tools
+        .command("tpm2")
+        .arg("readclock")
+        .env("TPM2TOOLS_TCTI", tpm.tcti())
+        .output()
+        .expect("tpm2 starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let clock =
+        text.lines().find_map(|l| l.trim().strip_prefix("clock: ")?.parse::<u128>().ok()).expect("a clock");
+    assert!(
+        clock >= ran.as_millis(),
+        "the clock lost time: {clock} ms after a run of {} ms",
+        ran.as_millis()
+    );
+}
