@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// A checked workload is far smaller.
 pub const WORKLOAD_MAX_BYTES: usize = 256 * 1024;
 /// Until the first success checks are this far apart, then farther and farther.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Looks at a running command this often.
 const COMMAND_PAUSE: Duration = Duration::from_millis(20);
 /// The status line of an HTTP answer is within this.

@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// A directory for each module that is loaded.
+const LOADED: &str = "/sys/module";
 const MODULES: &str = "/usr/lib/modules";
 /// A whole Debian kernel's `modules.alias` has 1.5 MB.
 const LIST_MAX_BYTES: usize = 8 << 20;
@@ -86,7 +88,10 @@ impl Modules {
             return Err(ModuleError::Unknown(name));
         };
         for path in paths {
-            if !self.loaded.insert(module_name(path)) {
+            // Loaded by stage 1 perhaps. The kernel would say so too, but only after it checked the signature.
+            let name = module_name(path);
+            let there = Path::new(LOADED).join(&name).exists();
+            if !self.loaded.insert(name) || there {
                 continue;
             }
             let file = self.directory.join(path);

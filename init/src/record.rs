@@ -21,6 +21,8 @@ pub struct Handover {
     pub esp: Option<u32>,
     /// Records in our event log.
     pub records: u64,
+    /// Descriptor of the armed watchdog.
+    pub watchdog: Option<i32>,
 }
 
 impl Handover {

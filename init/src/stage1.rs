@@ -26,7 +26,6 @@ pub fn run() -> anyhow::Result<Infallible> {
     mounts::mount_all(&plan::EARLY[1..])?;
     mounts::set_sysctls(&plan::EARLY_SYSCTLS);
     make_run_directory()?;
-    ima::load_policy();
 
     let mut phases = Vec::new();
     let mut measurer = Measurer::open(0, None);
@@ -40,7 +39,9 @@ pub fn run() -> anyhow::Result<Infallible> {
     let mut modules = Modules::open(&kernel);
     modules.load_list(root::INITRD_MODULES);
     modules.load_for_all_devices();
-    watchdog::arm_for_stage_1();
+    // What was loaded so far is part of the initrd, which the firmware and the stub have measured as a whole.
+    ima::load_policy();
+    let watchdog = watchdog::arm_for_stage_1();
     phases.push(phase_now("modules-loaded"));
 
     let found = disk::wait(&root_hash, &events, &mut modules)?;
@@ -56,7 +57,7 @@ pub fn run() -> anyhow::Result<Infallible> {
     phases.push(phase_now(phase::LEAVE_INITRD));
     let boot =
         Boot { version, flavour, phases, ..first_record(root_hash, found.slot, kernel, measurer.state()) };
-    Handover { boot, disk: found.disk, esp: found.esp, records: measurer.records() }
+    Handover { boot, disk: found.disk, esp: found.esp, records: measurer.records(), watchdog }
         .write()
         .context("cannot hand over to stage 2")?;
     drop(measurer);

@@ -29,7 +29,8 @@ const TPM: &str = "/dev/tpmrm0";
 /// Runs the stage, then the loop; returns only when it failed.
 pub fn run() -> anyhow::Result<Infallible> {
     log::open().context("cannot open the kernel log")?;
-    let Handover { boot, disk, esp, records } = Handover::take().context("nothing handed over by stage 1")?;
+    let Handover { boot, disk, esp, records, watchdog } =
+        Handover::take().context("nothing handed over by stage 1")?;
     let mut measurer = Measurer::open(records, Some(boot.tpm.clone()));
     let mut record = BootRecord::new(boot);
     measurer.phase(phase::SYSINIT);
@@ -48,7 +49,7 @@ pub fn run() -> anyhow::Result<Infallible> {
     let mut modules = Modules::open(&record.get().kernel);
     modules.load_list(root::ROOT_MODULES);
     modules.load_for_all_devices();
-    let pings = Pings::arm(&mut modules);
+    let pings = Pings::arm(&mut modules, watchdog);
     record.reached("devices-ready", measurer.state());
 
     let esp = Esp { disk, number: esp };

@@ -22,23 +22,31 @@ pub struct Pings {
     next: Duration,
 }
 
-/// Arms a hardware watchdog for stage 1, when the initrd has its module. It stays armed through the switch of root.
-pub fn arm_for_stage_1() {
+/// Arms a hardware watchdog for stage 1, when the initrd has its module. It stays open and armed through the switch of
+/// root; returns its descriptor for [`Pings::arm`] in stage 2.
+pub fn arm_for_stage_1() -> Option<i32> {
     if !Path::new(DEVICE).exists() {
-        return;
+        return None;
     }
-    if let Err(error) = Watchdog::open(Path::new(DEVICE)).and_then(|watchdog| watchdog.set_timeout(STAGE_1)) {
-        log::warn(&format!("no watchdog in the initrd: {error}"));
-    }
+    let armed = Watchdog::open(Path::new(DEVICE)).and_then(|watchdog| {
+        watchdog.set_timeout(STAGE_1)?;
+        watchdog.stay_open()
+    });
+    armed.inspect_err(|error| log::warn(&format!("no watchdog in stage 1: {error}"))).ok()
 }
 
 impl Pings {
     /// Arms the watchdog for good: a hardware one if there is one, else the kernel's own.
-    pub fn arm(modules: &mut Modules) -> Option<Pings> {
+    pub fn arm(modules: &mut Modules, from_stage_1: Option<i32>) -> Option<Pings> {
         if !Path::new(DEVICE).exists() {
             modules.load_or_warn(SOFT);
         }
-        let watchdog = match Watchdog::open(Path::new(DEVICE)) {
+        let device = Path::new(DEVICE);
+        let watchdog = match from_stage_1 {
+            Some(number) => Watchdog::left_open(number, device),
+            None => Watchdog::open(device),
+        };
+        let watchdog = match watchdog {
             Ok(watchdog) => watchdog,
             Err(error) => {
                 log::warn(&format!("no watchdog: {error}"));
