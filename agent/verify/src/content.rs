@@ -2,7 +2,7 @@
 //! boot looks like. Every value here was proved by the quote before.
 
 use crate::report::Fault;
-use pillar_layout::{pcr, phase};
+use pillar_layout::{cmdline, pcr, phase};
 use pillar_measure::cel::{CelLog, Kind};
 use pillar_measure::hash::{hash, zero};
 use pillar_measure::secure_boot::{Authority, Signature, state};
@@ -96,7 +96,38 @@ fn first_difference(proved: &Proved<'_>, release: &ReleasePredicate) -> Result<(
             }
         }
     }
+    if let Err(fault) = root_hash(proved, release) {
+        first.get_or_insert(fault);
+    }
     first.map_or(Ok(()), |fault| Err((held, fault)))
+}
+
+/// The release's root hash is the one in its command line, and that command line is the one that was measured:
+/// otherwise the release says one thing and predicts another.
+fn root_hash(proved: &Proved<'_>, release: &ReleasePredicate) -> Result<(), Fault> {
+    let prefix = format!("{}=", cmdline::ROOT_HASH);
+    let named: Vec<&str> =
+        release.cmdline.split_ascii_whitespace().filter_map(|w| w.strip_prefix(prefix.as_str())).collect();
+    let version = &release.version;
+    if named != [release.root_hash.to_string()] {
+        return Err(Fault::new(format!(
+            "release {version} has the root hash {}, its command line names {named:?}",
+            release.root_hash
+        )));
+    }
+    let (pcr, _) = proved.value(pcr::KERNEL)?;
+    let measured = proved.events(pcr::KERNEL).next().and_then(|e| e.digest(proved.bank));
+    if measured != Some(load_options(proved.bank, release)) {
+        return Err(Fault::pcr(pcr, format!("release {version} names another command line than was measured")));
+    }
+    Ok(())
+}
+
+/// The kernel's load options as its EFI stub measures them: UTF-16, with the NUL.
+fn load_options(bank: Bank, release: &ReleasePredicate) -> Digest {
+    let options: Vec<u8> =
+        release.cmdline.trim().encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    hash(bank, &[&options])
 }
 
 fn difference(
@@ -149,9 +180,7 @@ fn other_application(proved: &Proved<'_>, release: &ReleasePredicate) -> (Option
 
 /// Which of the kernel's inputs is not the release's: its command line, or else the initrd.
 fn other_kernel_input(proved: &Proved<'_>, release: &ReleasePredicate) -> (Option<usize>, String) {
-    let options: Vec<u8> =
-        release.cmdline.trim().encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
-    let expected = hash(proved.bank, &[&options]);
+    let expected = load_options(proved.bank, release);
     let mut events = proved.events(pcr::KERNEL);
     match (events.next(), events.next()) {
         (Some(first), _) if first.digest(proved.bank) != Some(expected) => {

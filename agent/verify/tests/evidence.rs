@@ -496,6 +496,14 @@ fn what_is_not_the_release_is_named() {
     assert_eq!(case.refused(Check::Release, "a section of the UKI").pcr, Some(pcr(11)));
 
     let mut case = Case::new();
+    case.release.root_hash.0[0] ^= 1;
+    case.refused(Check::Release, "its command line names");
+
+    let mut case = Case::new();
+    case.release.cmdline.push_str(" quiet");
+    case.refused(Check::Release, "names another command line than was measured");
+
+    let mut case = Case::new();
     case.release.pcrs.clear();
     case.refused(Check::Release, "predicts nothing in sha256");
 

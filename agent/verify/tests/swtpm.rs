@@ -188,7 +188,7 @@ fn certificates(tpm: &Swtpm, file: &str) -> Vec<u8> {
 fn a_whole_boot_quoted_by_swtpm_is_verified() {
     let Some(tpm) = Swtpm::start() else { return };
     let (log, own) =
-        (EventLog::parse(boot::EVENT_LOG).unwrap(), boot::own_log(&phase::ALL, &[boot::NODE_SETTINGS]));
+        (EventLog::parse(&boot::EVENT_LOG).unwrap(), boot::own_log(&phase::ALL, &[boot::NODE_SETTINGS]));
     let mut extends = String::new();
     for event in log.events.iter().filter(|e| e.extends()) {
         let (pcr, digest) = (event.pcr.unwrap(), event.digest(Bank::Sha256).unwrap());
@@ -205,7 +205,7 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
     );
     let secret = [0x33; 32];
     let activated = tpm.activate(&secret, POLICY_A);
-    let nonce = qualifying_data(&boot::binding(), boot::EVENT_LOG, own.as_bytes());
+    let nonce = qualifying_data(&boot::binding(), &boot::EVENT_LOG, own.as_bytes());
     let pcrs = pcr::QUOTED.map(|i| i.to_string()).join(",");
     tpm.script(&format!(
         "tpm2_quote -Q -c ak.ctx -l sha256:{pcrs} -q {} -m attest -s signature -f tss",

@@ -3,13 +3,40 @@
 
 use pillar_layout::phase;
 use pillar_measure::hash::{extend, hash};
+use pillar_measure::tcg::EventLog;
 use pillar_model::{
     Bank, Binding, BootApplication, Digest, Nonce, PcrIndex, PcrPrediction, ReleasePredicate, Role, RootHash,
     SecureBootKeys,
 };
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
-pub const EVENT_LOG: &[u8] = include_bytes!("../../../measure/tests/data/ovmf-sdboot.eventlog");
+const LOGGED: &[u8] = include_bytes!("../../../measure/tests/data/ovmf-sdboot.eventlog");
+/// The command line of that boot, which had no sealed root to name...
+const BOOTED: &str = "console=ttyS0 loglevel=4 panic=-1 rdinit=/init";
+/// ...and what a pillar's adds to it.
+const ROOT_HASH: [u8; 32] = [7; 32];
+
+/// The log, with the digest of a pillar's command line in the place of the other one.
+pub static EVENT_LOG: LazyLock<&'static [u8]> = LazyLock::new(|| {
+    let mut log = LOGGED.to_vec();
+    for bank in [Bank::Sha256, Bank::Sha384] {
+        let digest = |text: &str| {
+            let options: Vec<u8> = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+            hash(bank, &[&options]).0
+        };
+        let (old, new) = (digest(BOOTED), digest(&cmdline()));
+        if let Some(at) = log.windows(old.len()).position(|w| w == old) {
+            log[at..at + new.len()].copy_from_slice(&new);
+        }
+    }
+    assert_ne!(log, LOGGED);
+    log.leak()
+});
+
+fn cmdline() -> String {
+    format!("{BOOTED} roothash={}", RootHash(ROOT_HASH))
+}
 const PCRS: &str = include_str!("../../../measure/tests/data/ovmf-sdboot.pcrs");
 
 pub const NODE_SETTINGS: &str = r#"{"name":"p1"}"#;
@@ -62,7 +89,8 @@ pub fn release() -> ReleasePredicate {
             ((*name).to_owned(), value.clone())
         })
         .collect();
-    let fixed = BTreeMap::from([(pcr(4), at_kernel_start(4)), (pcr(9), at_kernel_start(9))]);
+    let replayed = EventLog::parse(&EVENT_LOG).unwrap().replay(Bank::Sha256).unwrap();
+    let fixed = BTreeMap::from([(pcr(4), at_kernel_start(4)), (pcr(9), replayed[&pcr(9)].clone())]);
     let application = |name: &str, value| BootApplication {
         name: name.into(),
         authenticode: BTreeMap::from([(Bank::Sha256, digest(value))]),
@@ -71,9 +99,9 @@ pub fn release() -> ReleasePredicate {
         version: "1".into(),
         flavour: "virt".into(),
         epoch: 1,
-        root_hash: RootHash([7; 32]),
+        root_hash: RootHash(ROOT_HASH),
         kernel: "6.12".into(),
-        cmdline: "console=ttyS0 loglevel=4 panic=-1 rdinit=/init".into(),
+        cmdline: cmdline(),
         sizes_bytes: BTreeMap::new(),
         boot_applications: vec![
             application("loader", "937f1f3b0b3fed2034f1fddcc68c835f3e4ba190143f79693816e5a9d1718da5"),
