@@ -150,7 +150,8 @@ fn evidence(
         let cel = places.cel()?;
         let qualifying = qualifying_data(binding, &event_log, &cel);
         let quote = tpm.quote(challenge.bank, &challenge.pcrs, &qualifying)?;
-        // Init logs a measurement right after it made it: an unchanged log is the quoted one.
+        // Log and quote must tell the same: a measurement that came between them has moved the log. Init makes all of
+        // its own before it starts the agent, so a second try is rare.
         if places.cel()? == cel {
             return Ok(Evidence {
                 attest: quote.attest,

@@ -4,6 +4,7 @@ use pillar_model::{Binding, Nonce, Role};
 use ring::digest::{SHA256, digest};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
 
 /// One connection with an operator.
 pub struct Channel {
@@ -15,12 +16,25 @@ pub struct Channel {
     pub peer_spki: Vec<u8>,
     /// Requests so far; how the server sees that a connection is idle.
     requests: AtomicU64,
+    /// Turns true when the agent is told to stop.
+    stopped: watch::Receiver<bool>,
 }
 
 impl Channel {
     /// A connection that has just been opened.
-    pub fn new(exporter: [u8; 32], own_spki: Vec<u8>, peer_spki: Vec<u8>) -> Self {
-        Self { exporter, own_spki, peer_spki, requests: AtomicU64::new(0) }
+    pub fn new(
+        exporter: [u8; 32],
+        own_spki: Vec<u8>,
+        peer_spki: Vec<u8>,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        Self { exporter, own_spki, peer_spki, requests: AtomicU64::new(0), stopped }
+    }
+
+    /// Ends when the agent is told to stop: what has no end of its own ends then.
+    pub async fn stopped(&self) {
+        // An error is the server being gone, which is the same.
+        let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
     }
 
     /// What evidence for this challenge is tied to.

@@ -19,10 +19,9 @@ use tonic::Status;
 /// Records between reader and connection; the reader waits for a slow connection, and the kernel keeps the rest.
 const QUEUE: usize = 64;
 
-/// Records for one caller. Holds on to the channel, so that a connection that follows the log does not count as idle.
+/// Records for one caller.
 pub struct Records {
     records: mpsc::Receiver<Result<LogRecord, Status>>,
-    _channel: Arc<Channel>,
 }
 
 impl tokio_stream::Stream for Records {
@@ -54,18 +53,20 @@ pub fn stream(
         Reader { file: Some(file), places: Arc::clone(places), buffer: vec![0; limit::LOG_RECORD_BYTES] };
     let (sender, records) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        // The caller hears of an error if it is still there.
-        if let Err(error) = pump(reader, tail, follow, &sender).await {
+        // Holds on to the channel, so that a connection that follows the log does not count as idle. The caller hears of
+        // an error if it is still there.
+        if let Err(error) = pump(reader, tail, follow, &channel, &sender).await {
             let _ = sender.send(Err(Status::internal(format!("cannot read the kernel log: {error}")))).await;
         }
     });
-    Ok(Records { records, _channel: channel })
+    Ok(Records { records })
 }
 
 async fn pump(
     mut reader: Reader,
     tail: u32,
     follow: bool,
+    channel: &Channel,
     sender: &mpsc::Sender<Result<LogRecord, Status>>,
 ) -> io::Result<()> {
     let first = reader.first_of_last(tail)?;
@@ -76,6 +77,10 @@ async fn pump(
                 tokio::select! {
                     ready = reader.readable() => ready?,
                     () = sender.closed() => return Ok(()),
+                    () = channel.stopped() => {
+                        let _ = sender.send(Err(Status::unavailable("the agent is stopping"))).await;
+                        return Ok(());
+                    }
                 }
                 continue;
             }

@@ -130,9 +130,10 @@ impl Server {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((_, peer)) if connections.len() >= CONNECTIONS => {
-                        shared.refused(peer, &format!("{CONNECTIONS} connections are open"));
+                        shared.refused(plain(peer), &format!("{CONNECTIONS} connections are open"));
                     }
                     Ok((tcp, peer)) => {
+                        let peer = plain(peer);
                         connections.spawn(connection(Arc::clone(&shared), tcp, peer, stopped.clone()));
                     }
                     Err(error) => {
@@ -159,6 +160,11 @@ impl Server {
     }
 }
 
+/// An IPv4 peer of the socket for both families, written as people do.
+fn plain(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
 impl Shared {
     fn refused(&self, peer: SocketAddr, reason: &str) {
         self.metrics.count_refused();
@@ -176,13 +182,13 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, stopp
         Ok(Err(error)) => return shared.refused(peer, &handshake_words(&error)),
         Err(_) => return shared.refused(peer, "no TLS handshake in time"),
     };
-    let channel = match channel(tls.get_ref().1, &shared.own_spki) {
+    let channel = match channel(tls.get_ref().1, &shared.own_spki, stopped) {
         Ok(channel) => Arc::new(channel),
         Err(error) => return shared.refused(peer, &error.to_string()),
     };
     info!("{channel} connected from {peer}");
     let routes = Routes { shared, channel: Arc::clone(&channel) };
-    match serve(tls, routes, &channel, stopped).await {
+    match serve(tls, routes, &channel).await {
         Ok(()) => debug!("{channel} left"),
         Err(error) => debug!("{channel} cut off: {error}"),
     }
@@ -199,19 +205,22 @@ fn handshake_words(error: &io::Error) -> String {
     }
 }
 
-fn channel(session: &rustls::ServerConnection, own_spki: &[u8]) -> Result<Channel, rustls::Error> {
+fn channel(
+    session: &rustls::ServerConnection,
+    own_spki: &[u8],
+    stopped: watch::Receiver<bool>,
+) -> Result<Channel, rustls::Error> {
     let label = pillar_verify::EXPORTER_LABEL;
     let exporter = session.export_keying_material([0; 32], label, None)?;
     let peer =
         session.peer_certificates().and_then(<[_]>::first).ok_or(rustls::Error::NoCertificatesPresented)?;
-    Ok(Channel::new(exporter, own_spki.to_vec(), tls::spki(peer)?))
+    Ok(Channel::new(exporter, own_spki.to_vec(), tls::spki(peer)?, stopped))
 }
 
 async fn serve(
     tls: tokio_rustls::server::TlsStream<TcpStream>,
     routes: Routes,
     channel: &Arc<Channel>,
-    mut stopped: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let mut connection = pin!(
         http2::Builder::new(TokioExecutor::new())
@@ -227,10 +236,15 @@ async fn serve(
     );
     let mut ticks = interval_at(TokioInstant::now() + IDLE, IDLE);
     let mut requests = channel.requests();
+    let mut stopped = pin!(channel.stopped());
+    let mut stopping = false;
     loop {
         tokio::select! {
             result = connection.as_mut() => return result,
-            Ok(()) = stopped.changed() => connection.as_mut().graceful_shutdown(),
+            () = stopped.as_mut(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
             _ = ticks.tick() => {
                 let idle = channel.requests() == requests && Arc::strong_count(channel) == IDLE_HOLDERS;
                 requests = channel.requests();

@@ -114,11 +114,17 @@ impl Agent {
         connect(&self.addr, self.operator.certificate.as_bytes(), self.operator.key.as_bytes()).await
     }
 
-    /// SIGTERM, then the exit code.
-    fn stop(mut self) -> Result<Option<i32>, Box<dyn StdError>> {
+    /// SIGTERM, then the exit code. Off the event loop: the clients' connections take part in the ending.
+    async fn stop(self) -> Result<Option<i32>, Box<dyn StdError>> {
+        let stopped = move || self.terminate().map_err(|error| error.to_string());
+        Ok(tokio::task::spawn_blocking(stopped).await??)
+    }
+
+    fn terminate(mut self) -> Result<Option<i32>, Box<dyn StdError>> {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        self.wait_line("stopped, ")?;
+        let line = self.wait_line("stopped, ")?;
+        assert!(line.contains("connections ended"), "{line}");
         Ok(self.process.wait()?.code())
     }
 }
@@ -223,7 +229,7 @@ async fn an_operator_gets_every_answer() -> TestResult {
         assert_eq!(&word[..length], expected.as_bytes());
     }
     agent.wait_line("reboot asked for by operator ")?;
-    assert_eq!(agent.stop()?, Some(0));
+    assert_eq!(agent.stop().await?, Some(0));
     Ok(())
 }
 
@@ -340,6 +346,21 @@ async fn the_log_has_a_tail_and_can_be_followed() -> TestResult {
     }
     assert!((1..=3).contains(&sequences.len()), "{sequences:?}");
     assert!(sequences.is_sorted());
+
+    // A follower has no end of its own: it does not hold up the agent's.
+    let mut follower = client.logs(proto::LogsRequest { tail: 1, follow: true }).await?.into_inner();
+    follower.message().await?.ok_or("a record")?;
+    let ending = async {
+        loop {
+            match follower.message().await {
+                Ok(record) => assert!(record.is_some(), "the stream ended without a word"),
+                Err(status) => break status,
+            }
+        }
+    };
+    let (status, stopped) = tokio::join!(ending, agent.stop());
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "the agent is stopping"));
+    assert_eq!(stopped?, Some(0));
     Ok(())
 }
 

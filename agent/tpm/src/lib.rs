@@ -33,7 +33,7 @@ use tss_esapi::{Context, Error as TssError};
 
 /// How often a command is sent again when the TPM says that it is busy or testing itself.
 const TRIES: u32 = 10;
-/// Wait before the second try; it doubles each time, so that all tries together stay under 11 s.
+/// Wait before the second try; it doubles each time, so that all waits together stay under 6 s.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 
 /// An open TPM.
