@@ -56,7 +56,7 @@ fn add_operators(dir: &Path, operators: usize) -> Result<(Keys, Made), Error> {
     let missing: Vec<Operator> =
         (1..=operators).map(|n| operator(dir, n)).filter(|o| !keys.operators().contains(o)).collect();
     for operator in &missing {
-        make_operator(operator)?;
+        make_operator(&tools, operator)?;
     }
     if missing.is_empty() {
         Ok((keys, Made::Existed))
@@ -125,7 +125,7 @@ fn fill(tools: &Tools, dir: &Path, operators: usize) -> Result<(), Error> {
     let PcrKey { key, public } = pcr(dir);
     make_rsa(tools, &key)?;
     run(tools.command("openssl").args(["pkey", "-pubout", "-in"]).arg(&key), "openssl pkey", Some(&public))?;
-    (1..=operators).try_for_each(|number| make_operator(&operator(dir, number)))
+    (1..=operators).try_for_each(|number| make_operator(tools, &operator(dir, number)))
 }
 
 /// RSA-2048: what every firmware takes for PK, KEK and db (UEFI section 32.4.1).
@@ -159,10 +159,13 @@ fn make_auth(tools: &Tools, dir: &Path, variable: Variable) -> Result<(), Error>
     fs::remove_file(&list).map_err(file_error("remove", &list))
 }
 
-/// Ed25519, self-signed: what counts is the key, which the image carries in this certificate.
-fn make_operator(operator: &Operator) -> Result<(), Error> {
+/// Ed25519, self-signed: what counts is the key, which the image carries in this certificate. The key is made by openssl
+/// because its PKCS#8 is of version 1, which every TLS client reads.
+fn make_operator(tools: &Tools, operator: &Operator) -> Result<(), Error> {
     let failed = |source| Error::Certificate { name: operator.name.clone(), source };
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(failed)?;
+    run(tools.command("openssl").args(["genpkey", "-algorithm", "ed25519"]), "openssl", Some(&operator.key))?;
+    let pem = fs::read_to_string(&operator.key).map_err(file_error("read", &operator.key))?;
+    let key = rcgen::KeyPair::from_pem(&pem).map_err(failed)?;
     let mut parameters = rcgen::CertificateParams::default();
     parameters.distinguished_name = rcgen::DistinguishedName::new();
     parameters.distinguished_name.push(rcgen::DnType::CommonName, operator.name.as_str());
@@ -171,7 +174,6 @@ fn make_operator(operator: &Operator) -> Result<(), Error> {
     parameters.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = parameters.self_signed(&key).map_err(failed)?;
-    write_private(&operator.key, key.serialize_pem().as_bytes())?;
     write_private(&operator.certificate, certificate.pem().as_bytes())
 }
 

@@ -46,7 +46,8 @@ fn the_sealed_root_has_no_shell_interpreter_package_manager_getty_or_setuid_file
         if metadata.is_file() && metadata.permissions().mode() & 0o6000 != 0 {
             wrong.push(format!("{}: setuid or setgid", path.display()));
         }
-        if banned.contains(&name.as_str()) || banned.contains(&stem) {
+        let runs = metadata.is_symlink() || metadata.permissions().mode() & 0o111 != 0;
+        if runs && !metadata.is_dir() && (banned.contains(&name.as_str()) || banned.contains(&stem)) {
             wrong.push(format!("{}: banned name", path.display()));
         }
         if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
