@@ -422,7 +422,8 @@ impl Job<'_> {
         }
         let mut programs = vec![PID_1, AGENT];
         programs.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
-        let crates = sbom::crates(self.compiler.metadata(), &programs);
+        let mut crates = sbom::crates(self.compiler.metadata(), &programs);
+        crates.extend(self.compiler.runtime()?);
         let root_hash_text = root_hash.to_string();
         let subject =
             sbom::Subject { version: self.version, flavour: &self.flavour.name, root_hash: &root_hash_text };

@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::run::run;
+use crate::sbom::{Crate, Origin};
 use cargo_metadata::{Metadata, MetadataCommand, Package, TargetKind};
 use std::env;
 use std::ffi::OsString;
@@ -81,6 +82,25 @@ impl Compiler {
             (None, _) => Err(refused("has no program")),
             (Some(_), Some(_)) => Err(refused("has several programs")),
         }
+    }
+
+    /// What the compiler links in beside crates: its standard library, and into static programs the host's C library.
+    pub fn runtime(&self) -> Result<Vec<Crate>, Error> {
+        let version = |program: &str, arguments: &[&str]| {
+            let output = run(program, Command::new(program).args(arguments).current_dir(&self.project))?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            Ok::<_, Error>(text.split_whitespace().nth(1).unwrap_or("unknown").to_owned())
+        };
+        let part = |name: &str, version: String, licence: &str| Crate {
+            name: name.to_owned(),
+            version,
+            licence: Some(licence.to_owned()),
+            origin: Origin::Toolchain,
+        };
+        Ok(vec![
+            part("rust-std", version("rustc", &["--version"])?, "MIT OR Apache-2.0"),
+            part("glibc-static", version("getconf", &["GNU_LIBC_VERSION"])?, "LGPL-2.1-or-later"),
+        ])
     }
 
     /// Builds packages; the paths of their programs, in the same order.

@@ -20,8 +20,19 @@ pub struct Crate {
     pub version: String,
     /// SPDX expression.
     pub licence: Option<String>,
-    /// Whether it is from this workspace.
-    pub ours: bool,
+    /// Where it is from.
+    pub origin: Origin,
+}
+
+/// Who published a crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// This workspace.
+    Ours,
+    /// A registry.
+    Registry,
+    /// The compiler or the C library that it links against.
+    Toolchain,
 }
 
 /// Everything that the given packages of the workspace link in: normal dependencies, followed to the end.
@@ -51,7 +62,7 @@ pub fn crates(metadata: &Metadata, programs: &[&str]) -> BTreeSet<Crate> {
             name: package.name.to_string(),
             version: package.version.to_string(),
             licence: package.license.clone().map(|text| text.replace('/', " OR ")),
-            ours: package.source.is_none(),
+            origin: if package.source.is_none() { Origin::Ours } else { Origin::Registry },
         })
         .collect()
 }
@@ -110,10 +121,14 @@ fn debian(package: &PackageRef, licences: &[String]) -> Value {
 }
 
 fn cargo(found: &Crate) -> Value {
-    let purl = format!("pkg:cargo/{}@{}", found.name, found.version.replace('+', "%2B"));
+    let version = found.version.replace('+', "%2B");
+    let purl = match found.origin {
+        Origin::Ours | Origin::Registry => format!("pkg:cargo/{}@{version}", found.name),
+        Origin::Toolchain => format!("pkg:generic/{}@{version}", found.name),
+    };
     let mut component =
         json!({ "type": "library", "bom-ref": purl, "name": found.name, "version": found.version });
-    if !found.ours {
+    if found.origin != Origin::Ours {
         component["purl"] = json!(purl);
     }
     if let Some(expression) = &found.licence {
@@ -140,16 +155,33 @@ mod tests {
 
     #[test]
     fn crates_of_the_workspace_have_no_registry_address() {
-        let found =
-            Crate { name: "pillar-init".to_owned(), version: "0.1.0".to_owned(), licence: None, ours: true };
+        let found = Crate {
+            name: "pillar-init".to_owned(),
+            version: "0.1.0".to_owned(),
+            licence: None,
+            origin: Origin::Ours,
+        };
         assert!(cargo(&found).get("purl").is_none());
+    }
+
+    #[test]
+    fn the_toolchain_is_no_crate() {
+        let found = Crate {
+            name: "rust-std".to_owned(),
+            version: "1.95.0".to_owned(),
+            licence: None,
+            origin: Origin::Toolchain,
+        };
+        assert_eq!(cargo(&found)["purl"], "pkg:generic/rust-std@1.95.0");
     }
 
     #[test]
     fn this_workspace_can_be_described() {
         let metadata = cargo_metadata::MetadataCommand::new().exec().expect("cargo works");
         let found = crates(&metadata, &["pillar-image"]);
-        assert!(found.iter().any(|c| c.name == "serde" && !c.ours && c.licence.is_some()));
-        assert!(!found.iter().any(|c| c.name == "tempfile" && c.ours));
+        assert!(
+            found.iter().any(|c| c.name == "serde" && c.origin == Origin::Registry && c.licence.is_some())
+        );
+        assert!(!found.iter().any(|c| c.name == "tempfile" && c.origin == Origin::Ours));
     }
 }

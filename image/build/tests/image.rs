@@ -271,9 +271,16 @@ fn the_bill_of_materials_has_licences_for_nearly_everything() {
     assert_eq!(bill["bomFormat"], "CycloneDX");
     let components = bill["components"].as_array().unwrap();
     let named = |name: &str| components.iter().any(|c| c["name"] == name);
-    for name in
-        ["libc6", "libssl3t64", "tzdata", "ca-certificates", "systemd-boot-efi", "pillar-init", "rustix"]
-    {
+    for name in [
+        "libc6",
+        "libssl3t64",
+        "tzdata",
+        "ca-certificates",
+        "systemd-boot-efi",
+        "pillar-init",
+        "rustix",
+        "glibc-static",
+    ] {
         assert!(named(name), "{name} is not in the bill");
     }
     for absent in ["bash", "dpkg", "tempfile"] {
