@@ -150,6 +150,8 @@ pub mod console {
     pub const READY: &str = "phase ready";
     /// The first time the workload's health check passes.
     pub const WORKLOAD_HEALTHY: &str = "workload healthy";
+    /// Behind it init's own resident memory, as `1234 KiB`: once, after the workload became healthy.
+    pub const RESIDENT: &str = "resident memory ";
     /// Init gives up; the reason follows behind this word, then the machine reboots.
     pub const FATAL: &str = "fatal: ";
 }

@@ -23,9 +23,10 @@ const TARGET_BARE: f64 = 2.0;
 const DEADLINE: Duration = Duration::from_secs(900);
 /// The kernel's first line.
 const FIRST_LINE: &str = "Linux version ";
-/// The kernel shows its first lines when the serial console is ready, so the host sees less time than the kernel
-/// counts; never more than this, or one of the two clocks is wrong.
-const CLOCK_TOLERANCE: f64 = 1.0;
+/// The kernel shows its first lines when the serial console is ready, so the host counts a little less than the
+/// kernel does. By this much more (a share, and seconds for the delivery of a line), and one of the clocks is wrong: an
+/// emulated machine cannot calibrate its clock well on a busy host.
+const CLOCK_TOLERANCE: (f64, f64) = (0.1, 1.0);
 
 /// What is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -107,6 +108,8 @@ pub struct Series {
     pub runs: Vec<Run>,
     /// Of `kernel_s`.
     pub kernel_s: Summary,
+    /// Of `host_s`.
+    pub host_s: Summary,
     /// Of `power_on_s`.
     pub power_on_s: Summary,
 }
@@ -176,13 +179,14 @@ fn boot(subject: Subject, shape: &Shape, image: &Path, dir: &Path) -> Result<Boo
         host_s: marker.at.saturating_sub(first.at).as_secs_f64(),
         power_on_s: marker.at.as_secs_f64(),
     };
+    let (share, seconds) = CLOCK_TOLERANCE;
+    let shown = shown.as_secs_f64();
     ensure!(
-        run.host_s <= shown.as_secs_f64() + CLOCK_TOLERANCE,
-        "{}: the host counted {:.2} s from the kernel's first line to {:?}, the kernel's clock says {:.2} s since its start",
+        run.host_s <= shown * (1.0 + share) + seconds,
+        "{}: the host counted {:.2} s from the kernel's first line to {:?}, the kernel's clock {shown:.2} s since its start",
         subject.name(),
         run.host_s,
         marker.line,
-        shown.as_secs_f64()
     );
     Ok(Boot {
         run,
@@ -220,6 +224,7 @@ fn report(machine: Shape, boots: &[Vec<Boot>; 3]) -> Result<Report> {
             command_line: boots.first().map(|b| b.command_line.clone()).unwrap_or_default(),
             runs: boots.iter().map(|b| b.run).collect(),
             kernel_s: summary(|r| r.kernel_s)?,
+            host_s: summary(|r| r.host_s)?,
             power_on_s: summary(|r| r.power_on_s)?,
         });
     }
@@ -244,16 +249,19 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let runs = self.series.first().map_or(0, |s| s.runs.len());
         writeln!(f, "boot, {runs} run(s) each, alternated; seconds by the kernel's clock, kernel start = 0")?;
-        writeln!(
-            f,
-            "{:<10} {:<18} {:>8} {:>8} {:>8}   power-on (median)",
-            "", "until", "min", "median", "max"
-        )?;
+        let [least, middle, greatest] = ["min", "median", "max"];
+        writeln!(f, "{:<29} {least:>8} {middle:>8} {greatest:>8} {:>8} {:>9}", "", "by host", "power-on")?;
         for s in &self.series {
             let Summary { min, median, max } = s.kernel_s;
-            let (name, power_on) = (s.subject.name(), s.power_on_s.median);
-            writeln!(f, "{name:<10} {:<18} {min:>8.2} {median:>8.2} {max:>8.2}   {power_on:>8.2}", s.until)?;
+            let (name, host, power_on) = (s.subject.name(), s.host_s.median, s.power_on_s.median);
+            let until = s.until;
+            writeln!(
+                f,
+                "{name:<10} {until:<18} {min:>8.2} {median:>8.2} {max:>8.2} {host:>8.2} {power_on:>9.2}"
+            )?;
         }
+        writeln!(f, "by host: median by the host's clock, from the kernel's first line on the console")?;
+        writeln!(f, "power-on: median by the host's clock, firmware and loader included")?;
         for (name, ratio) in [("reference", &self.to_reference), ("bare", &self.to_bare)] {
             writeln!(
                 f,

@@ -1,5 +1,5 @@
-//! Resident memory of init and agent in our image, once its workload is healthy and nothing moves any more. The agent
-//! tells by `/metrics`; what no metric tells is said to be unknown, and the sum is then marked as incomplete.
+//! Resident memory of init and agent in our image, once its workload is healthy. The agent tells by `/metrics`, init on
+//! the console; what is not told is said to be unknown, and the sum is then marked as incomplete.
 
 use crate::machine::Shape;
 use anyhow::{Context, Result};
@@ -17,15 +17,16 @@ use std::time::Duration;
 const LIMIT_BYTES: u64 = 24_000_000;
 /// From power-on to a healthy workload.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// Page by page: (process, metric).
-const METRICS: [(&str, &str); 2] =
-    [("init", "pillar_init_resident_bytes"), ("agent", "pillar_agent_resident_bytes")];
+/// Init may wait for a quiet moment before it says what it takes.
+const INIT_DEADLINE: Duration = Duration::from_secs(60);
+/// The agent's metric.
+const AGENT_METRIC: &str = "pillar_agent_resident_bytes";
 
 /// One process.
 #[derive(Debug, Serialize)]
 pub struct Process {
     name: &'static str,
-    /// Absent when no metric tells it.
+    /// Absent when it was not told.
     resident_bytes: Option<u64>,
 }
 
@@ -49,7 +50,10 @@ pub fn bench(cpus: u32, memory_mib: u32) -> Result<Report> {
         tempfile::Builder::new().prefix("pillar-bench-").tempdir().context("cannot make a work folder")?;
     let shape = Shape::new(&tools, &keys, cpus, memory_mib)?;
     let machine = shape.start("memory", &files.file("raw"), &work.path().join("memory"))?;
-    machine.wait_console(console::WORKLOAD_HEALTHY, DEADLINE)?;
+    let healthy = machine.wait_console(console::WORKLOAD_HEALTHY, DEADLINE)?;
+    let init = format!("{}{}", console::INIT_PREFIX, console::RESIDENT);
+    let told = machine.wait_console_after(healthy.end, &init, INIT_DEADLINE);
+    let init = told.ok().and_then(|found| kib(found.line.split_once(console::RESIDENT)?.1));
     let operator = keys.operators().first().context("there is no operator's key")?;
     let certificate = fs::read(&operator.certificate)
         .with_context(|| format!("cannot read {}", operator.certificate.display()))?;
@@ -62,16 +66,22 @@ pub fn bench(cpus: u32, memory_mib: u32) -> Result<Report> {
         pillar.metrics().await?;
         pillar.metrics().await
     })?;
-    Ok(report(&page))
+    Ok(report(init, metric(&page, AGENT_METRIC)))
 }
 
-fn report(page: &str) -> Report {
-    let value = |metric: &str| {
-        let line = page.lines().find_map(|l| l.strip_prefix(metric)?.strip_prefix(' '))?;
-        line.trim().parse().ok()
-    };
-    let processes: Vec<Process> =
-        METRICS.iter().map(|&(name, metric)| Process { name, resident_bytes: value(metric) }).collect();
+/// Bytes of `1234 KiB`.
+fn kib(text: &str) -> Option<u64> {
+    text.trim().strip_suffix(" KiB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The value of a metric without labels.
+fn metric(page: &str, name: &str) -> Option<u64> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.trim().parse().ok()
+}
+
+fn report(init: Option<u64>, agent: Option<u64>) -> Report {
+    let process = |name, resident_bytes| Process { name, resident_bytes };
+    let processes = vec![process("init", init), process("agent", agent)];
     Report {
         sum_bytes: processes.iter().filter_map(|p| p.resident_bytes).sum(),
         complete: processes.iter().all(|p| p.resident_bytes.is_some()),
@@ -89,7 +99,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "resident memory, workload healthy")?;
         for process in &self.processes {
-            let figure = process.resident_bytes.map_or_else(|| "unknown: no metric tells it".to_owned(), mb);
+            let figure = process.resident_bytes.map_or_else(|| "unknown: it does not tell".to_owned(), mb);
             writeln!(f, "{:<8} {figure}", process.name)?;
         }
         let verdict = match (self.sum_bytes <= self.limit_bytes, self.complete) {
@@ -106,12 +116,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_metric_makes_the_sum_incomplete() {
-        let both = "# HELP x\npillar_agent_resident_bytes 9000000\npillar_init_resident_bytes 1500000\n";
-        assert!(report(both).to_string().ends_with("10.5 MB   limit 24.0 MB: within the limit\n"));
-        let one = "pillar_agent_resident_bytes_other 1\npillar_agent_resident_bytes 9000000\n";
-        let text = report(one).to_string();
+    fn what_is_not_told_makes_the_sum_incomplete() {
+        let text = report(Some(1_500_000), Some(9_000_000)).to_string();
+        assert!(text.ends_with("10.5 MB   limit 24.0 MB: within the limit\n"), "{text}");
+        let text = report(None, Some(9_000_000)).to_string();
         assert!(text.contains("init     unknown") && text.ends_with("incomplete\n"), "{text}");
-        assert!(report("pillar_agent_resident_bytes 25000000\n").to_string().ends_with("over the limit\n"));
+        assert!(report(None, Some(25_000_000)).to_string().ends_with("over the limit\n"));
+    }
+
+    #[test]
+    fn figures_are_read_as_they_are_told() {
+        assert_eq!(kib("1480 KiB\r"), Some(1_515_520));
+        for bad in ["", "1480", "-1 KiB", "99999999999999999999 KiB", "18446744073709551615 KiB"] {
+            assert_eq!(kib(bad), None, "{bad:?}");
+        }
+        let page = "# HELP pillar_agent_resident_bytes x\npillar_agent_resident_bytes_other 1\npillar_agent_resident_bytes 9\n";
+        assert_eq!(metric(page, AGENT_METRIC), Some(9));
+        assert_eq!(metric("", AGENT_METRIC), None);
     }
 }

@@ -54,25 +54,27 @@ fn build(tools: &Tools, kernel: &str, db: &SecureBootKey, folder: &Path, image: 
         .prefix("reference-")
         .tempdir_in(folder)
         .context("cannot make a work folder")?;
+    let [configuration, output, workspace] =
+        ["configuration", "output", "workspace"].map(|n| work.path().join(n));
+    let packages = package_cache_dir();
+    for folder in [&output, &workspace, &packages] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     for (path, text) in CONFIGURATION {
-        let path = work.path().join(path);
-        let parent = path.parent().unwrap_or(work.path());
+        let path = configuration.join(path);
+        let parent = path.parent().unwrap_or(&configuration);
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let packages = package_cache_dir();
-    fs::create_dir_all(&packages).with_context(|| format!("cannot create {}", packages.display()))?;
-    let output = work.path().join("output");
-    fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
     let mut mkosi = tools.mkosi();
-    mkosi.arg("--directory").arg(work.path()).arg("--sandbox-tree").arg(apt_sandbox_tree()?);
+    mkosi.arg("--directory").arg(&configuration).arg("--sandbox-tree").arg(apt_sandbox_tree()?);
     mkosi.arg("--tools-tree").arg(tools.path("")).arg("--package-cache-directory").arg(&packages);
-    mkosi.arg("--output-directory").arg(&output).arg("--workspace-directory").arg(work.path());
+    mkosi.arg("--output-directory").arg(&output).arg("--workspace-directory").arg(&workspace);
     mkosi
         .arg("--extra-tree")
-        .arg(work.path().join("extra"))
+        .arg(configuration.join("extra"))
         .arg("--repart-directory")
-        .arg(work.path().join("repart"));
+        .arg(configuration.join("repart"));
     mkosi.arg("--package").arg(format!("linux-image-{kernel}"));
     mkosi.arg("--secure-boot-key").arg(&db.key).arg("--secure-boot-certificate").arg(&db.certificate);
     mkosi.arg("build");
