@@ -55,14 +55,14 @@ fn add_operators(dir: &Path, operators: usize) -> Result<(Keys, Made), Error> {
     let keys = Keys::load(dir)?;
     let missing: Vec<Operator> =
         (1..=operators).map(|n| operator(dir, n)).filter(|o| !keys.operators().contains(o)).collect();
+    if missing.is_empty() {
+        return Ok((keys, Made::Existed));
+    }
+    let tools = Tools::open()?;
     for operator in &missing {
         make_operator(&tools, operator)?;
     }
-    if missing.is_empty() {
-        Ok((keys, Made::Existed))
-    } else {
-        Ok((Keys::load(dir)?, Made::Added(missing.len())))
-    }
+    Ok((Keys::load(dir)?, Made::Added(missing.len())))
 }
 
 /// The folder beside the one to be, in which the keys are made. Its lock keeps two runs from working in it at once;
