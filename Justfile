@@ -2,55 +2,60 @@
 
 set positional-arguments
 
-cargo := "cargo --quiet"
+# Every program is built by one command, so that cargo resolves features once and builds each library once.
+bin := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "debug"
 
 # List the recipes
 default:
-    @just --justfile {{ justfile() }} --list --unsorted
+    @{{ just_executable() }} --justfile {{ justfile() }} --list --unsorted
 
 # Build the sealed image into out/ (flavour=virt workload=DIR version=V)
 image *args: tools keys
-    @{{ cargo }} run -p pillar-image -- build "$@"
+    @{{ bin }}/pillar-image build "$@"
 
 # Boot the image under QEMU with a TPM and Secure Boot, wait until it answers, show its status
-up *args:
-    @{{ cargo }} run -p pillar-qemu -- up "$@"
-    @{{ cargo }} run -p pillar -- status
+up *args: programs
+    @{{ bin }}/pillar-qemu up "$@"
+    @{{ bin }}/pillar status
 
 # Ask the pillar for evidence, verify it here, print every check
-attest *args:
-    @{{ cargo }} run -p pillar -- attest "$@"
+attest *args: programs
+    @{{ bin }}/pillar attest "$@"
 
 # Follow the machine's console
-console *args:
-    @{{ cargo }} run -p pillar-qemu -- console "$@"
+console *args: programs
+    @{{ bin }}/pillar-qemu console "$@"
 
 # Stop the machines
-down *args:
-    @{{ cargo }} run -p pillar-qemu -- down "$@"
+down *args: programs
+    @{{ bin }}/pillar-qemu down "$@"
 
 # Image, up, attest, down, with an account of what it proves
 demo: image
-    @{{ cargo }} run -p pillar-e2e --bin demo
+    @{{ bin }}/demo
 
 # The operator's command line: ./just pillar status, logs, verify …
-pillar *args:
-    @{{ cargo }} run -p pillar -- "$@"
+pillar *args: programs
+    @{{ bin }}/pillar "$@"
 
 # Make the development keys (once)
 keys: tools
-    @{{ cargo }} run -p pillar-keys -- make
+    @{{ bin }}/pillar-keys make
 
 # Make sure of the tools tree (once)
-tools:
-    @{{ cargo }} run -p pillar-tools -- ensure
+tools: programs
+    @{{ bin }}/pillar-tools ensure
+
+[private]
+programs:
+    @cargo build --workspace --bins --quiet
 
 # Everything that CI runs: format, lints, tests, machines
 test: image
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --quiet -- -D warnings
-    cargo test --workspace --quiet
+    cargo test --workspace
 
 # Benchmarks beside their peers (bench boot)
 bench *args: image
-    @{{ cargo }} run -p pillar-bench -- "$@"
+    @{{ bin }}/pillar-bench "$@"

@@ -39,7 +39,11 @@ impl Disk {
             file.read_exact_at(&mut buffer, offset)?;
             Ok(buffer)
         })?;
-        table.partitions.into_iter().find(|p| p.label == label).with_context(|| format!("no partition {label}"))
+        table
+            .partitions
+            .into_iter()
+            .find(|p| p.label == label)
+            .with_context(|| format!("no partition {label}"))
     }
 
     /// Flips the lowest bit of the byte at `offset` of the whole disk.
@@ -82,7 +86,8 @@ impl Disk {
     pub fn esp_write(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let source = tempfile::NamedTempFile::new()?;
         fs::write(source.path(), bytes)?;
-        self.mtool("mcopy", &["-n", "-o"], &[&source.path().to_string_lossy(), &format!("::{path}")]).map(|_| ())
+        self.mtool("mcopy", &["-n", "-o"], &[&source.path().to_string_lossy(), &format!("::{path}")])
+            .map(|_| ())
     }
 
     /// Deletes a file of the EFI system partition.
@@ -93,7 +98,12 @@ impl Disk {
     /// Names of the files in a folder of the EFI system partition.
     pub fn esp_list(&self, folder: &str) -> Result<Vec<String>> {
         let text = self.mtool("mdir", &["-b"], &[&format!("::{folder}")])?;
-        Ok(text.lines().filter_map(|l| l.rsplit('/').next()).filter(|n| !n.is_empty()).map(str::to_owned).collect())
+        Ok(text
+            .lines()
+            .filter_map(|l| l.rsplit('/').next())
+            .filter(|n| !n.is_empty())
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Path of the one boot entry, for example `EFI/Linux/pillar_0.1.0+3.efi`.

@@ -5,18 +5,24 @@ use crate::programs::{program, workspace};
 use crate::release::Files;
 use anyhow::{Context, Result, bail};
 use pillar_layout::console;
-use pillar_qemu::{Builder, DiskMode, Firmware, Machine, Mark, SecureBootCertificates, TpmKind, enrolled_template};
+use pillar_qemu::{
+    Builder, DiskMode, Firmware, Machine, Mark, SecureBootCertificates, TpmKind, enrolled_template,
+    speaks_tls,
+};
 use pillar_tools::Tools;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Firmware, kernel and workload under emulation on a busy machine. Generous: it bounds a hang, it times nothing.
 pub const BOOT: Duration = Duration::from_secs(240);
 /// Orderly shutdown, then the firmware again.
 pub const SHUTDOWN: Duration = Duration::from_secs(120);
+
+/// From the workload's health to the agent's answer.
+const AGENT: Duration = Duration::from_secs(60);
 
 /// Exit code of `pillar` when a check refused.
 pub const EXIT_REFUSED: i32 = 2;
@@ -121,6 +127,18 @@ impl Pillar {
         if found.pattern != 0 {
             bail!("the pillar did not come up: {}", found.line);
         }
+        // The agent starts behind the workload. Its port is forwarded, so it connects at once and answers later.
+        let until = Instant::now() + AGENT;
+        while !speaks_tls(self.machine.agent_addr(), Duration::from_secs(5)) {
+            if Instant::now() > until {
+                bail!(
+                    "the agent does not answer {} s after the workload: logs in {}",
+                    AGENT.as_secs(),
+                    self.dir.display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
         Ok(())
     }
 
@@ -140,7 +158,7 @@ impl Pillar {
     pub fn pillar(&self, words: &[&str]) -> Result<Answer> {
         let mut command = program("pillar")?;
         command.args(words).arg("--addr").arg(self.machine.agent_addr().to_string()).args(["-o", "json"]);
-        answer(command.output()?)
+        answer(&command.output()?)
     }
 
     /// `pillar attest`, with this test's own pins.
@@ -179,9 +197,16 @@ impl Pillar {
     }
 }
 
-fn answer(output: Output) -> Result<Answer> {
+fn answer(output: &Output) -> Result<Answer> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let json = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).context(text)? };
+    // One document, or one a line.
+    let documents = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let mut documents = documents.collect::<Result<Vec<_>, _>>().with_context(|| text.clone())?;
+    let json = match documents.len() {
+        0 => Value::Null,
+        1 => documents.remove(0),
+        _ => Value::Array(documents),
+    };
     let code = output.status.code().context("pillar was killed")?;
     Ok(Answer { code, json, errors: String::from_utf8_lossy(&output.stderr).into_owned() })
 }

@@ -25,13 +25,14 @@ pub fn program(name: &str) -> Result<Command> {
 fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "-p", "pillar", "-p", "pillar-qemu", "-p", "pillar-keys", "-p", "pillar-image"])
+        .args(["build", "--quiet", "--workspace", "--bins"])
         .current_dir(workspace())
         .status()
         .context("cannot start cargo")?;
     if !status.success() {
         bail!("the programs do not build");
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     Ok(target.join("debug"))
 }

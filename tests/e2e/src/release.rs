@@ -23,7 +23,8 @@ impl Files {
         let path = out.join("release.json");
         let text = fs::read_to_string(&path)
             .with_context(|| format!("no release at {}: `./just image` builds it", path.display()))?;
-        let release = serde_json::from_str(&text).with_context(|| format!("{} does not parse", path.display()))?;
+        let release =
+            serde_json::from_str(&text).with_context(|| format!("{} does not parse", path.display()))?;
         Ok(Files { out, release })
     }
 

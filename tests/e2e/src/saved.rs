@@ -7,7 +7,8 @@ use ciborium::Value;
 pub fn event_log(file: &[u8]) -> Result<Vec<u8>> {
     let value: Value = ciborium::from_reader(file)?;
     let evidence = field(&value, "evidence").context("no evidence in the file")?;
-    let log = field(evidence, "event_log").and_then(Value::as_bytes).context("no event log in the evidence")?;
+    let log =
+        field(evidence, "event_log").and_then(Value::as_bytes).context("no event log in the evidence")?;
     Ok(log.clone())
 }
 

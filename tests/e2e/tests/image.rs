@@ -14,8 +14,10 @@ use std::process::{Command, Stdio};
 const MIB: u64 = 1024 * 1024;
 
 fn output(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} failed:\n{text}");
     Ok(text)
 }
@@ -24,7 +26,12 @@ fn output(command: &mut Command) -> Result<String> {
 fn unpacked(files: &Files) -> Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     let target = folder.path().join("root");
-    output(Tools::open()?.command("fsck.erofs").arg(format!("--extract={}", target.display())).arg(files.file("root")))?;
+    output(
+        Tools::open()?
+            .command("fsck.erofs")
+            .arg(format!("--extract={}", target.display()))
+            .arg(files.file("root")),
+    )?;
     Ok(folder)
 }
 
@@ -33,9 +40,10 @@ fn the_sealed_root_has_no_shell_interpreter_package_manager_getty_or_setuid_file
     let folder = unpacked(&Files::find()?)?;
     let root = folder.path().join("root");
     let banned = [
-        "sh", "bash", "dash", "busybox", "zsh", "ksh", "csh", "ash", "python", "python3", "perl", "ruby", "lua", "awk",
-        "gawk", "mawk", "node", "tclsh", "php", "gdb", "apt", "apt-get", "dpkg", "rpm", "pip", "getty", "agetty",
-        "login", "su", "sudo", "passwd", "sshd", "systemd", "mount", "insmod", "modprobe", "env", "sed", "vi",
+        "sh", "bash", "dash", "busybox", "zsh", "ksh", "csh", "ash", "python", "python3", "perl", "ruby",
+        "lua", "awk", "gawk", "mawk", "node", "tclsh", "php", "gdb", "apt", "apt-get", "dpkg", "rpm", "pip",
+        "getty", "agetty", "login", "su", "sudo", "passwd", "sshd", "systemd", "mount", "insmod", "modprobe",
+        "env", "sed", "vi",
     ];
     let mut programs = Vec::new();
     let mut wrong = Vec::new();
@@ -98,7 +106,12 @@ fn the_statement_names_the_files_as_they_are() -> Result<()> {
     for suffix in ["raw", "efi", "root", "verity"] {
         let path = files.file(suffix);
         let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
-        let subject = files.release.subject.iter().find(|s| s.name == name).with_context(|| format!("{name} is not a subject"))?;
+        let subject = files
+            .release
+            .subject
+            .iter()
+            .find(|s| s.name == name)
+            .with_context(|| format!("{name} is not a subject"))?;
         let said = subject.digest.get("sha256").context("sha256")?.to_string();
         let real = output(Command::new("sha256sum").arg(&path))?;
         ensure!(real.starts_with(&said), "{name}: the statement says {said}, the file is {real}");
@@ -158,9 +171,12 @@ fn systemd_measure_predicts_the_same_pcr_11() -> Result<()> {
     let tools = Tools::open()?;
     let mut command = tools.command("/usr/lib/systemd/systemd-measure");
     command.args(["calculate", "--bank=sha256", "--json=short"]);
-    for name in ["linux", "osrel", "cmdline", "initrd", "ucode", "splash", "dtb", "uname", "sbat", "pcrpkey"] {
+    for name in ["linux", "osrel", "cmdline", "initrd", "ucode", "splash", "dtb", "uname", "sbat", "pcrpkey"]
+    {
         let sections = pe_sections(&uki)?;
-        let Some((_, offset, bytes)) = sections.into_iter().find(|(n, _, _)| *n == format!(".{name}")) else { continue };
+        let Some((_, offset, bytes)) = sections.into_iter().find(|(n, _, _)| *n == format!(".{name}")) else {
+            continue;
+        };
         let path = folder.path().join(name);
         fs::write(&path, &uki[usize::try_from(offset)?..usize::try_from(offset + bytes)?])?;
         command.arg(format!("--{name}={}", path.display()));
@@ -171,7 +187,10 @@ fn systemd_measure_predicts_the_same_pcr_11() -> Result<()> {
     }
     let said = output(&mut command)?;
     for (phase, digest) in &files.release.predicate.pcrs[&Bank::Sha256].uki_after_phase {
-        ensure!(said.contains(&digest.to_string()), "PCR 11 after {phase} is predicted as {digest}; systemd-measure: {said}");
+        ensure!(
+            said.contains(&digest.to_string()),
+            "PCR 11 after {phase} is predicted as {digest}; systemd-measure: {said}"
+        );
     }
     Ok(())
 }
@@ -181,7 +200,8 @@ fn the_bill_of_materials_covers_what_is_in_the_root() -> Result<()> {
     let files = Files::find()?;
     let text = fs::read_to_string(files.out.join("sbom.json"))?;
     let sbom: serde_json::Value = serde_json::from_str(&text)?;
-    let components = sbom["components"].as_array().or_else(|| sbom["packages"].as_array()).context("no components")?;
+    let components =
+        sbom["components"].as_array().or_else(|| sbom["packages"].as_array()).context("no components")?;
     for name in ["libc6", "libtss2-esys-3.0.2-0t64", "tzdata", "tokio", "rustls", "ring"] {
         ensure!(components.iter().any(|c| c["name"] == name), "{name} is not in the bill of materials");
     }

@@ -1,9 +1,10 @@
 //! The life of one pillar, as its operator sees it: keys enrolled, attested, looked at, rebooted, attested again.
 
 use anyhow::{Context, Result, ensure};
-use pillar_e2e::machine::{BOOT, Bench, SHUTDOWN};
+use pillar_e2e::machine::{BOOT, Bench, Pillar, SHUTDOWN};
 use pillar_e2e::programs::program;
-use pillar_qemu::{DiskMode, Firmware, Machine, Mark, TpmKind};
+use pillar_layout::console;
+use pillar_qemu::{DiskMode, Firmware, Machine, TpmKind};
 use pillar_tools::Tools;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -39,8 +40,24 @@ fn a_pillar_enrols_our_keys_proves_itself_and_comes_back_after_a_reboot() -> Res
     let page = get(pillar.machine.workload_addr(8080)?, "/")?;
     ensure!(page.starts_with("HTTP/1.1 200") && page.contains("<html"), "the workload serves a page: {page}");
 
+    // Nobody but the operators is answered: another key is refused in the handshake.
+    let stranger =
+        program("pillar-keys")?.args(["make", "--dir"]).arg(bench.dir().join("stranger")).output()?;
+    ensure!(stranger.status.success(), "{}", String::from_utf8_lossy(&stranger.stderr));
+    let (key, certificate) =
+        (bench.dir().join("stranger/operator-1.key"), bench.dir().join("stranger/operator-1.crt"));
+    let words = ["status", "--key", &key.display().to_string(), "--cert", &certificate.display().to_string()];
+    let refused = pillar.pillar(&words)?;
+    ensure!(refused.code == 4 && refused.errors.contains("refused"), "a stranger is served: {refused:#?}");
+
+    resident_memory_is_small(&pillar)?;
+
     let logs = pillar.pillar(&["logs", "-n", "0"])?;
-    ensure!(logs.code == 0, "{logs:#?}");
+    let records = logs.json.as_array().context("logs are one record a line")?;
+    ensure!(
+        records.iter().any(|r| r["text"] == "pillar-init: workload healthy"),
+        "the log has init's records"
+    );
 
     // Blessed once healthy for a while: the boot entry loses its counter.
     pillar.machine.wait_console("pillar-init: boot entry", BOOT)?;
@@ -49,9 +66,8 @@ fn a_pillar_enrols_our_keys_proves_itself_and_comes_back_after_a_reboot() -> Res
     third_party_replay_agrees(&bench, &pillar.machine)?;
 
     let before = pillar.machine.console().mark();
-    let answer = program("pillar")?
-        .args(["reboot", "--addr", &pillar.machine.agent_addr().to_string()])
-        .output()?;
+    let answer =
+        program("pillar")?.args(["reboot", "--addr", &pillar.machine.agent_addr().to_string()]).output()?;
     ensure!(answer.status.success(), "reboot: {}", String::from_utf8_lossy(&answer.stderr));
     pillar.healthy_after(before)?;
     pillar.is_verified()?;
@@ -87,6 +103,31 @@ fn third_party_replay_agrees(bench: &Bench, machine: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// Init says what it occupies, the agent answers `/metrics`: together at most 24 MB.
+fn resident_memory_is_small(pillar: &Pillar) -> Result<()> {
+    let said = pillar.machine.wait_console(console::RESIDENT, BOOT)?.line;
+    let kib = said.split_once(console::RESIDENT).context("the word")?.1;
+    let init_kib: u64 = kib.trim().trim_end_matches("KiB").trim().parse().with_context(|| said.clone())?;
+    let keys = pillar_e2e::programs::workspace().join("keys/dev");
+    let certificate = std::fs::read(keys.join("operator-1.crt"))?;
+    let key = std::fs::read(keys.join("operator-1.key"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let page = runtime.block_on(async {
+        let addr = pillar.machine.agent_addr().to_string();
+        pillar_wire::client::connect(&addr, &certificate, &key).await?.metrics().await
+    })?;
+    let agent: u64 = page
+        .lines()
+        .find_map(|l| l.strip_prefix("pillar_agent_resident_bytes "))
+        .with_context(|| page.clone())?
+        .trim()
+        .parse()?;
+    let sum = init_kib * 1024 + agent;
+    println!("resident: init {init_kib} KiB, agent {} KiB", agent / 1024);
+    ensure!(sum <= 24_000_000, "init and agent occupy {sum} bytes");
+    Ok(())
+}
+
 fn get(addr: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(30))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -102,7 +143,8 @@ fn without_a_disk_init_says_why_and_reboots() -> Result<()> {
     let uki = std::fs::read(bench.files().file("efi"))?;
     let section = |wanted: &str| -> Result<std::path::PathBuf> {
         let sections = pillar_e2e::damage::pe_sections(&uki)?;
-        let (_, offset, bytes) = sections.into_iter().find(|(name, _, _)| name == wanted).context("section")?;
+        let (_, offset, bytes) =
+            sections.into_iter().find(|(name, _, _)| name == wanted).context("section")?;
         let path = bench.dir().join(wanted.trim_start_matches('.'));
         std::fs::write(&path, &uki[usize::try_from(offset)?..usize::try_from(offset + bytes)?])?;
         Ok(path)
@@ -115,10 +157,13 @@ fn without_a_disk_init_says_why_and_reboots() -> Result<()> {
         .kernel(section(".linux")?, Some(section(".initrd")?), &bench.files().release.predicate.cmdline);
     let pillar = bench.start(builder)?;
     let found = pillar.machine.wait_console("pillar-init: fatal: ", BOOT)?;
-    ensure!(found.line.contains("disk") || found.line.contains("partition"), "the reason is named: {}", found.line);
+    ensure!(
+        found.line.contains("disk") || found.line.contains("partition"),
+        "the reason is named: {}",
+        found.line
+    );
     let event = pillar.machine.qmp().wait_event(&["RESET", "SHUTDOWN"], 0, SHUTDOWN)?;
     ensure!(event.name == "RESET" || event.name == "SHUTDOWN", "{event:?}");
-    let _ = Mark::default();
     bench.passed();
     Ok(())
 }

@@ -10,10 +10,12 @@ use std::fs;
 use std::process::Stdio;
 
 /// What the loader or the firmware say when a signature does not hold.
-const SECURE_BOOT_REFUSALS: &[&str] = &["Access Denied", "Security Violation", "Access denied", "Security violation"];
+const SECURE_BOOT_REFUSALS: &[&str] =
+    &["Access Denied", "Security Violation", "Access denied", "Security violation"];
 
 /// What the kernel says when dm-verity finds a block that does not hash to the root.
-const VERITY_REFUSALS: &[&str] = &["is corrupted", "dm-verity device has I/O error", "dm-verity device corrupted"];
+const VERITY_REFUSALS: &[&str] =
+    &["is corrupted", "dm-verity device has I/O error", "dm-verity device corrupted"];
 
 /// Flips one bit somewhere, boots, and expects one of the reasons.
 fn refused(test: &str, damage: impl FnOnce(&Disk) -> Result<()>, reasons: &[&str]) -> Result<()> {
@@ -122,13 +124,27 @@ fn a_uki_with_a_foreign_signature_or_none_is_not_run() -> Result<()> {
         ensure!(status.success(), "sbattach cannot remove the signature");
         Ok(uki)
     };
-    refused("unsigned", |disk| disk.esp_write(&disk.esp_entry()?, &fs::read(strip(disk)?)?), SECURE_BOOT_REFUSALS)?;
+    refused(
+        "unsigned",
+        |disk| disk.esp_write(&disk.esp_entry()?, &fs::read(strip(disk)?)?),
+        SECURE_BOOT_REFUSALS,
+    )?;
     let foreign = |disk: &Disk| {
         let uki = strip(disk)?;
         let (key, certificate) = (uki.with_extension("foreign.key"), uki.with_extension("foreign.crt"));
         let made = tools
             .command("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=somebody else", "-days", "2"])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-subj",
+                "/CN=somebody else",
+                "-days",
+                "2",
+            ])
             .arg("-keyout")
             .arg(&key)
             .arg("-out")
@@ -161,7 +177,11 @@ fn both_copies_of_the_partition_table_damaged_do_not_boot() -> Result<()> {
         disk.flip(512 + 24)?;
         disk.flip(disk.bytes()? - 512 + 24)
     };
-    refused("gpt-both", damage, &["failed to load", "failed to start", "No bootable", "UEFI Interactive Shell"])
+    refused(
+        "gpt-both",
+        damage,
+        &["failed to load", "failed to start", "No bootable", "UEFI Interactive Shell"],
+    )
 }
 
 /// The firmware repairs one damaged copy from the other before anything reads it. What runs is what was sealed: the
