@@ -118,7 +118,10 @@ fn root_hash(proved: &Proved<'_>, release: &ReleasePredicate) -> Result<(), Faul
     let (pcr, _) = proved.value(pcr::KERNEL)?;
     let measured = proved.events(pcr::KERNEL).next().and_then(|e| e.digest(proved.bank));
     if measured != Some(load_options(proved.bank, release)) {
-        return Err(Fault::pcr(pcr, format!("release {version} names another command line than was measured")));
+        return Err(Fault::pcr(
+            pcr,
+            format!("release {version} names another command line than was measured"),
+        ));
     }
     Ok(())
 }

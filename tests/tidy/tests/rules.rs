@@ -27,7 +27,8 @@ fn files() -> Vec<(String, Vec<u8>)> {
 }
 
 fn rust_files() -> Vec<(String, String)> {
-    let text = |(name, bytes): (String, Vec<u8>)| (name, String::from_utf8(bytes).expect("Rust files are UTF-8"));
+    let text =
+        |(name, bytes): (String, Vec<u8>)| (name, String::from_utf8(bytes).expect("Rust files are UTF-8"));
     files().into_iter().filter(|(name, _)| name.ends_with(".rs")).map(text).collect()
 }
 
@@ -51,7 +52,14 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("pillar-init", &["pillar-layout", "pillar-model", "pillar-slot", "pillar-os", "pillar-workload"]),
         (
             "pillar-agent",
-            &["pillar-layout", "pillar-model", "pillar-measure", "pillar-verify", "pillar-wire", "pillar-tpm"],
+            &[
+                "pillar-layout",
+                "pillar-model",
+                "pillar-measure",
+                "pillar-verify",
+                "pillar-wire",
+                "pillar-tpm",
+            ],
         ),
         ("pillar", &["pillar-layout", "pillar-model", "pillar-measure", "pillar-verify", "pillar-wire"]),
         ("pillar-tools", &[]),
@@ -87,7 +95,13 @@ fn manifests() -> BTreeMap<String, toml::Table> {
 }
 
 fn names(table: &toml::Table, section: &str) -> BTreeSet<String> {
-    table.get(section).and_then(toml::Value::as_table).into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    table
+        .get(section)
+        .and_then(toml::Value::as_table)
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 #[test]
@@ -116,7 +130,19 @@ fn foreign_worlds_have_one_door() {
     // Library: the only crates that may import it.
     let doors: &[(&str, &[&str])] = &[
         ("tss-esapi", &["pillar-tpm"]),
-        ("anyhow", &["pillar-qemu", "pillar-e2e", "pillar-bench", "pillar-image", "pillar", "pillar-keys", "pillar-agent", "pillar-init"]),
+        (
+            "anyhow",
+            &[
+                "pillar-qemu",
+                "pillar-e2e",
+                "pillar-bench",
+                "pillar-image",
+                "pillar",
+                "pillar-keys",
+                "pillar-agent",
+                "pillar-init",
+            ],
+        ),
     ];
     let banned_in_pid1 = ["tokio", "tonic", "rustls", "axum", "prost", "ring"];
     let mut wrong = Vec::new();
