@@ -23,6 +23,8 @@ const TARGET_BARE: f64 = 2.0;
 const DEADLINE: Duration = Duration::from_secs(900);
 /// The kernel's first line.
 const FIRST_LINE: &str = "Linux version ";
+/// A machine that says one of these will not come up: systemd, the kernel, our init.
+const GIVES_UP: [&str; 3] = ["You are in emergency mode", "Kernel panic", "pillar-init: fatal: "];
 /// The kernel shows its first lines when the serial console is ready, so the host counts a little less than the
 /// kernel does. By this much more (a share, and seconds for the delivery of a line), and one of the clocks is wrong: an
 /// emulated machine cannot calibrate its clock well on a busy host.
@@ -169,7 +171,10 @@ pub fn bench(runs: u32, cpus: u32, memory_mib: u32) -> Result<Report> {
 fn boot(subject: Subject, shape: &Shape, image: &Path, dir: &Path) -> Result<Boot> {
     let machine = shape.start(subject.name(), image, dir)?;
     let first = machine.wait_console(FIRST_LINE, DEADLINE)?;
-    let marker = machine.wait_console_after(first.end, subject.marker(), DEADLINE)?;
+    let mut patterns = vec![subject.marker()];
+    patterns.extend(GIVES_UP);
+    let marker = machine.console().wait_any(&patterns, first.end, DEADLINE)?;
+    ensure!(marker.pattern == 0, "{} gave up: {:?}\n{}", subject.name(), marker.line, machine.account());
     let text = machine.console_so_far();
     let value = |key| stamp::value_of(&text, key).map(str::to_owned);
     let (shown, _) =
