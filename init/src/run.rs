@@ -237,6 +237,7 @@ impl Machine {
             let tpm = self.record.get().tpm.clone();
             self.record.reached(WORKLOAD_HEALTHY_PHASE, &tpm);
             log::notice(console::WORKLOAD_HEALTHY);
+            tell_resident_memory();
             // The agent's head wait is over, if it had one left.
             self.agent.start_at = self.agent.start_at.map(|at| at.min(clock::now()));
         } else {
@@ -389,6 +390,15 @@ impl Machine {
 
 /// Name of the phase in the record; not extended into any PCR.
 const WORKLOAD_HEALTHY_PHASE: &str = "workload-healthy";
+
+/// Says what init itself occupies, for whoever watches the console.
+fn tell_resident_memory() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    if let Some(kib) = resident {
+        log::notice(&format!("{}{kib} KiB", console::RESIDENT));
+    }
+}
 
 fn describe(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {

@@ -157,6 +157,7 @@ struct SigningKeys {
     folder: Keys,
     db: SigningKey,
     pcr: KeySource,
+    pcr_public: PathBuf,
 }
 
 impl SigningKeys {
@@ -168,6 +169,18 @@ impl SigningKeys {
                 return Err(Error::MissingKey { what, path: path.clone() });
             }
         }
+        let pcr_public = match (&options.pcr_key, &options.pcr_certificate) {
+            (Some(KeySource::Pkcs11(_)), None) => {
+                return Err(Error::Usage(
+                    "pcr-key is on a token: say pcr-certificate=FILE too, its certificate (PEM)".to_owned(),
+                ));
+            }
+            (Some(KeySource::Pkcs11(_)), Some(path)) if !path.is_file() => {
+                return Err(Error::MissingKey { what: "PCR key's certificate", path: path.clone() });
+            }
+            (Some(KeySource::Pkcs11(_)), Some(path)) => Some(path.clone()),
+            _ => None,
+        };
         let folder = Keys::load(&under(project, &options.keys))?;
         let db = folder.secure_boot(Variable::Db);
         Ok(Self {
@@ -175,6 +188,7 @@ impl SigningKeys {
                 key: options.db_key.clone().unwrap_or_else(|| db.key.into()),
                 certificate: db.certificate,
             },
+            pcr_public: pcr_public.unwrap_or_else(|| folder.pcr().public),
             pcr: options.pcr_key.clone().unwrap_or_else(|| folder.pcr().key.into()),
             folder,
         })
@@ -349,7 +363,7 @@ impl Job<'_> {
                 stub: &stub,
                 version: self.version,
                 pcr_key: &self.keys.pcr,
-                pcr_public: &self.keys.folder.pcr().public,
+                pcr_public: &self.keys.pcr_public,
             },
             &unsigned,
         )?;

@@ -54,6 +54,9 @@ pub struct BuildOptions {
     /// Key that signs PCR policies instead of pcr.key: a PEM file or a pkcs11: URI
     #[arg(long, value_name = "FILE|URI")]
     pub pcr_key: Option<KeySource>,
+    /// Certificate (PEM) of a --pcr-key that is a pkcs11: URI; its public key goes into the image
+    #[arg(long, value_name = "FILE")]
+    pub pcr_certificate: Option<PathBuf>,
     /// Where the files go
     #[arg(long, default_value = "out")]
     pub out: PathBuf,
@@ -90,8 +93,18 @@ pub struct ListOptions {
 /// Rewrites `key=value` words behind `build` to flags; everything else stays. `offline=yes` and the like are the
 /// switches. What clap would then call an unknown flag is named here as the word that the person typed.
 pub fn words_to_flags(arguments: impl IntoIterator<Item = String>) -> Result<Vec<String>, Error> {
-    const KEYS: [&str; 9] =
-        ["flavour", "workload", "keys", "db-key", "pcr-key", "out", "version", "epoch", "output"];
+    const KEYS: [&str; 10] = [
+        "flavour",
+        "workload",
+        "keys",
+        "db-key",
+        "pcr-key",
+        "pcr-certificate",
+        "out",
+        "version",
+        "epoch",
+        "output",
+    ];
     const SWITCHES: [&str; 3] = ["offline", "refresh", "unsigned"];
     let arguments: Vec<String> = arguments.into_iter().collect();
     if arguments.get(1).is_none_or(|action| action != "build") {

@@ -61,7 +61,7 @@ pub struct UkiParts<'a> {
     pub version: &'a str,
     /// Signs the PCR policies.
     pub pcr_key: &'a KeySource,
-    /// Its public key, PEM.
+    /// Its public key, PEM; for a key on a token, its certificate.
     pub pcr_public: &'a Path,
 }
 
@@ -116,12 +116,17 @@ impl Sealer<'_> {
         command.arg("--sbat").arg(sbat(parts.version));
         command.args(["--pcr-banks", PCR_BANKS]);
         match parts.pcr_key {
-            KeySource::File(path) => command.arg("--pcr-private-key").arg(path),
-            KeySource::Pkcs11(uri) => {
-                command.args(["--signing-provider", TOKEN_PROVIDER, "--pcr-private-key"]).arg(uri)
+            KeySource::File(path) => {
+                command.arg("--pcr-private-key").arg(path).arg("--pcr-public-key").arg(parts.pcr_public)
             }
+            // ukify takes the public key from the certificate then.
+            KeySource::Pkcs11(uri) => command
+                .args(["--signtool=systemd-sbsign", "--signing-provider", TOKEN_PROVIDER])
+                .arg("--pcr-private-key")
+                .arg(uri)
+                .arg("--pcr-public-key")
+                .arg(parts.pcr_public),
         };
-        command.arg("--pcr-public-key").arg(parts.pcr_public);
         // In the argument's own words: paths of phases, each one step longer.
         let paths: Vec<String> = (1..=phase::ALL.len()).map(|n| phase::ALL[..n].join(":")).collect();
         command.arg("--phases").arg(paths.join(" "));
