@@ -393,7 +393,7 @@ const WORKLOAD_HEALTHY_PHASE: &str = "workload-healthy";
 
 /// Says what init itself occupies, for whoever watches the console.
 fn tell_resident_memory() {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
     if let Some(kib) = resident {
         log::notice(&format!("{}{kib} KiB", console::RESIDENT));
