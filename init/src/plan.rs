@@ -60,10 +60,9 @@ pub const LATE: [Mount; 5] = [
     Mount { kind: "tmpfs", at: "/run/workload", flags: PLAIN, options: c"mode=0755", must: true },
 ];
 
-/// Set in stage 1, before anything is loaded: records must not be dropped, and the kernel must not look for a program
-/// to load modules with, as there is none.
-pub const EARLY_SYSCTLS: [(&str, &str); 3] =
-    [("kernel/printk_devkmsg", "on"), ("kernel/modprobe", "\n"), ("kernel/hung_task_panic", "1")];
+/// Set in stage 1, before anything is loaded: the kernel must not look for a program to load modules with, as there is
+/// none. (That no record is dropped, the command line says: `printk.devkmsg=on`.)
+pub const EARLY_SYSCTLS: [(&str, &str); 2] = [("kernel/modprobe", "\n"), ("kernel/hung_task_panic", "1")];
 
 /// Set in stage 2. Those that a kernel does not have are passed over.
 pub const SYSCTLS: [(&str, &str); 31] = [

@@ -29,7 +29,8 @@ pub fn agent(cgroup: PathBuf) -> Child {
         program: root::AGENT.into(),
         name: None,
         arguments: Vec::new(),
-        environment: Vec::new(),
+        // libtss2 would print its own warnings beside the agent's errors, which say more.
+        environment: vec![("TSS2_LOG".to_owned(), "all+NONE".to_owned())],
         directory: "/".into(),
         cgroup,
         view: Vec::new(),

@@ -137,7 +137,9 @@ impl Compiler {
         self.metadata.target_directory.as_std_path().join(name)
     }
 
-    /// Folders of this machine and what they are called in the image. The last match wins.
+    /// Folders of this machine and what they are called in the image. The last match wins. The workspace is not among
+    /// them: cargo names its files relative to it, and the flags stay the same in every clone, so that libraries that
+    /// were built once for one clone serve the next.
     fn renames(&self, target: &Path) -> Vec<(PathBuf, &'static str)> {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let cargo_home = env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
@@ -145,7 +147,6 @@ impl Compiler {
         vec![
             (rustup_home, "/rust"),
             (cargo_home, "/cargo"),
-            (self.metadata.workspace_root.clone().into_std_path_buf(), "/pillar"),
             (target.to_owned(), "/target"),
         ]
     }

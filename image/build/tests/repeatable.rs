@@ -83,12 +83,15 @@ fn here_and_in_a_copy_elsewhere_the_same_bytes() {
         "022",
         &[("CARGO_TARGET_DIR", &target), ("TZ", "UTC")],
     );
+    // Compiled anew, into a folder of its own that the next run finds again.
+    let other_target = format!("{target}/elsewhere");
     let there = build(
         &elsewhere,
         &dir.path().join("two"),
         &keys,
         "077",
         &[
+            ("CARGO_TARGET_DIR", &other_target),
             ("TZ", "Pacific/Kiritimati"),
             ("LC_ALL", "tr_TR.UTF-8"),
             ("CFLAGS", "-g"),
