@@ -6,7 +6,7 @@ use crate::release::Files;
 use anyhow::{Context, Result, bail};
 use pillar_layout::console;
 use pillar_qemu::{
-    Builder, DiskMode, Firmware, Machine, Mark, SecureBootCertificates, TpmKind, enrolled_template,
+    Builder, DiskMode, EkCa, Firmware, Machine, Mark, SecureBootCertificates, TpmKind, enrolled_template,
     speaks_tls,
 };
 use pillar_tools::Tools;
@@ -167,9 +167,15 @@ impl Pillar {
         let mut words = vec!["attest".to_owned()];
         words.extend(["--release".to_owned(), self.release.display().to_string()]);
         words.extend(["--pins".to_owned(), pins.display().to_string()]);
-        if let Some(ca) = self.machine.ek_ca() {
-            words.extend(["--ek-ca".to_owned(), ca.display().to_string()]);
-        }
+        let ca = match self.machine.ek_ca() {
+            Some(ca) => ca.to_owned(),
+            None => {
+                let ca = self.dir.join("ek-ca.pem");
+                fs::write(&ca, EkCa::cached()?.chain_pem()?)?;
+                ca
+            }
+        };
+        words.extend(["--ek-ca".to_owned(), ca.display().to_string()]);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.pillar(&words)
     }
