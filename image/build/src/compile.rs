@@ -144,11 +144,7 @@ impl Compiler {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let cargo_home = env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
         let rustup_home = env::var_os("RUSTUP_HOME").map_or_else(|| home.join(".rustup"), PathBuf::from);
-        vec![
-            (rustup_home, "/rust"),
-            (cargo_home, "/cargo"),
-            (target.to_owned(), "/target"),
-        ]
+        vec![(rustup_home, "/rust"), (cargo_home, "/cargo"), (target.to_owned(), "/target")]
     }
 
     fn rust_flags(&self, target: &Path, linking: Linking) -> OsString {

@@ -34,7 +34,7 @@ fn a_flipped_bit_in_root_data_is_not_run() -> Result<()> {
 }
 
 #[test]
-fn a_flipped_bit_in_the_agents_blocks_is_not_run() -> Result<()> {
+fn a_flipped_bit_in_the_blocks_of_init_is_not_run() -> Result<()> {
     let refusal = |disk: &Disk| {
         let image = Bench::new("agent-bits-map")?.files().file("root");
         let output = Tools::open()?
