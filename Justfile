@@ -54,7 +54,7 @@ programs:
 test: image
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --quiet -- -D warnings
-    cargo test --workspace
+    cargo test --workspace --no-fail-fast
 
 # Benchmarks beside their peers (bench boot)
 bench *args: image
