@@ -251,7 +251,9 @@ fn secure_boot_off_boots_and_is_refused_by_attest() -> Result<()> {
     let disk = bench.disk()?;
     let pillar = bench.start(bench.machine(&disk)?.firmware(Firmware::NoSecureBoot))?;
     pillar.healthy()?;
-    pillar.is_refused("secure boot", "Secure Boot is off")?;
+    // The stub has the firmware start the kernel then, which measures it: one program more than with Secure Boot. (That the
+    // variable itself is judged, `secure_boot_is_judged_by_content` in agent/verify shows.)
+    pillar.is_refused("release", "starts a program more than the release does")?;
     bench.passed();
     Ok(())
 }
