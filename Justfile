@@ -1,6 +1,7 @@
 # A dozen recipes, one line of help each. What needs an `if` is Rust. Run them through ./just.
 
 set positional-arguments
+set no-exit-message
 
 # Every program is built by one command, so that cargo resolves features once and builds each library once.
 bin := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "debug"
