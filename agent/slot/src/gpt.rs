@@ -15,9 +15,9 @@ pub mod limits {
     pub const BLOCK_SIZES: [u32; 2] = [512, 4096];
 }
 
-const SIGNATURE: &[u8; 8] = b"EFI PART";
-const REVISION: u32 = 0x0001_0000;
-const HEADER_BYTES: u32 = 92;
+pub(crate) const SIGNATURE: &[u8; 8] = b"EFI PART";
+pub(crate) const REVISION: u32 = 0x0001_0000;
+pub(crate) const HEADER_BYTES: u32 = 92;
 const ENTRY_MIN_BYTES: u32 = 128;
 /// UTF-16 code units of a partition's name.
 const NAME_UNITS: usize = 36;
@@ -201,14 +201,9 @@ impl Gpt {
         blocks: u64,
         mut read: impl FnMut(u64, usize) -> io::Result<Vec<u8>>,
     ) -> Result<Gpt, GptError> {
-        if !limits::BLOCK_SIZES.contains(&block_size) {
-            return Err(GptError::BlockSize(block_size));
-        }
-        if blocks < 6 || blocks.checked_mul(u64::from(block_size)).is_none() {
-            return Err(GptError::Small(blocks));
-        }
-        let disk = Disk { block_size, blocks };
-        match (disk.copy(1, &mut read), disk.copy(blocks - 1, &mut read)) {
+        let disk = Disk::new(block_size, blocks)?;
+        let mut table = |lba| disk.copy(lba, &mut read).map(|copy| copy.table);
+        match (table(1), table(blocks - 1)) {
             (Ok(primary), backup) => {
                 let copies_differ = backup.as_ref().is_ok_and(|b| *b != primary);
                 Ok(primary.into_gpt(block_size, None, backup.err(), copies_differ))
@@ -232,17 +227,25 @@ impl Gpt {
     }
 }
 
+/// A disk's shape; one that a table fits on.
 #[derive(Clone, Copy)]
-struct Disk {
-    block_size: u32,
-    blocks: u64,
+pub(crate) struct Disk {
+    pub(crate) block_size: u32,
+    pub(crate) blocks: u64,
 }
 
 /// One whole copy.
 #[derive(Debug, PartialEq, Eq)]
-struct Table {
+pub(crate) struct Table {
     disk: Guid,
-    partitions: Vec<Partition>,
+    pub(crate) partitions: Vec<Partition>,
+}
+
+/// One whole copy with the bytes of its entries.
+pub(crate) struct WholeCopy {
+    pub(crate) header: Header,
+    pub(crate) entries: Vec<u8>,
+    pub(crate) table: Table,
 }
 
 impl Table {
@@ -258,22 +261,33 @@ impl Table {
     }
 }
 
-struct Header {
-    first_usable: u64,
+pub(crate) struct Header {
+    pub(crate) first_usable: u64,
     last_usable: u64,
-    disk: Guid,
-    entries_lba: u64,
-    entries: u32,
-    entry_bytes: u32,
+    pub(crate) disk: Guid,
+    pub(crate) entries_lba: u64,
+    pub(crate) entries: u32,
+    pub(crate) entry_bytes: u32,
     entries_crc: u32,
 }
 
 impl Disk {
-    fn copy(
+    pub(crate) fn new(block_size: u32, blocks: u64) -> Result<Disk, GptError> {
+        if !limits::BLOCK_SIZES.contains(&block_size) {
+            return Err(GptError::BlockSize(block_size));
+        }
+        if blocks < 6 || blocks.checked_mul(u64::from(block_size)).is_none() {
+            return Err(GptError::Small(blocks));
+        }
+        Ok(Disk { block_size, blocks })
+    }
+
+    /// Reads the copy whose header lies at `lba`.
+    pub(crate) fn copy(
         self,
         lba: u64,
         read: &mut impl FnMut(u64, usize) -> io::Result<Vec<u8>>,
-    ) -> Result<Table, CopyError> {
+    ) -> Result<WholeCopy, CopyError> {
         let mut fetch = |lba: u64, bytes: usize| {
             let offset = lba * u64::from(self.block_size);
             read(offset, bytes).map_err(|source| CopyError::Read { offset, bytes: bytes as u64, source })
@@ -284,7 +298,9 @@ impl Disk {
         if header.entries_lba < 2 || end.is_none_or(|end| end > self.blocks) {
             return Err(CopyError::EntriesPlace(header.entries_lba));
         }
-        header.table(&fetch(header.entries_lba, bytes as usize)?, self.blocks)
+        let entries = fetch(header.entries_lba, bytes as usize)?;
+        let table = header.table(&entries, self.blocks)?;
+        Ok(WholeCopy { header, entries, table })
     }
 }
 

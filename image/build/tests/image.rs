@@ -161,6 +161,41 @@ fn the_table_is_right_and_carries_the_root_hash() {
     assert_eq!(types[5], gpt::TYPE_STATE);
 }
 
+/// What sfdisk wrote is what we would write; on a larger disk, sgdisk and sfdisk accept what we write instead.
+#[test]
+fn the_table_fits_its_disk_and_a_larger_one() {
+    use std::os::unix::fs::FileExt;
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let larger = dir.path().join("larger");
+    let raw = File::open(image.file("raw")).unwrap();
+    let mut head = vec![0; 1 << 20];
+    raw.read_exact_at(&mut head, 0).unwrap();
+    let disk = File::options().read(true).write(true).create_new(true).open(&larger).unwrap();
+    disk.write_all_at(&head, 0).unwrap();
+    let size = raw.metadata().unwrap().len();
+    disk.set_len(size + (1 << 30) + 12345 * 512).unwrap();
+    let fit = |disk: &File| {
+        pillar_slot::fit(512, disk.metadata().unwrap().len() / 512, |offset, bytes| {
+            let mut buffer = vec![0; bytes];
+            disk.read_exact_at(&mut buffer, offset).map(|()| buffer)
+        })
+    };
+    assert_eq!(fit(&raw).unwrap(), None);
+    for write in fit(&disk).unwrap().unwrap().writes {
+        disk.write_all_at(&write.bytes, write.offset).unwrap();
+    }
+    assert_eq!(fit(&disk).unwrap(), None);
+    let said = image.agrees("sgdisk", &["-v", text(&larger)]);
+    assert!(said.contains("No problems found"), "{said}");
+    image.agrees("sfdisk", &["--verify", text(&larger)]);
+    let said = image.agrees("sgdisk", &["-i", "6", text(&larger)]);
+    // A gibibyte, six whole mebibytes, and the one that the image keeps free behind its last partition: 57 sectors
+    // remain, and the backup copy takes 33.
+    let sectors = image.table()[5]["size"].as_u64().unwrap() + (1 << 21) + 7 * 2048;
+    assert!(said.contains(&format!("Partition size: {sectors} sectors")), "{said}");
+}
+
 #[test]
 fn the_partitions_hold_the_files_of_the_release() {
     let Some(image) = image() else { return };
