@@ -315,10 +315,10 @@ impl Job<'_> {
         let boot = self.boot_files(&parts, &initrd, &root_hash)?;
 
         self.progress.step("disk image");
-        let raw = self.disk(&boot, &root_hash, &root_file, &verity_file)?;
+        let disks = self.disks(&boot, &root_hash, &root_file, &verity_file)?;
 
         self.progress.step("measurements, release, bill of materials");
-        self.describe(&root, &initrd, &boot, root_hash, &raw)
+        self.describe(&root, &initrd, &boot, root_hash, disks)
     }
 
     fn name(&self, extension: &str) -> String {
@@ -379,13 +379,14 @@ impl Job<'_> {
         Ok(BootFiles { loader, uki, cmdline })
     }
 
-    fn disk(
+    /// One disk image for each sector size of the flavour; their names.
+    fn disks(
         &self,
         boot: &BootFiles,
         root_hash: &RootHash,
         root: &Path,
         verity: &Path,
-    ) -> Result<PathBuf, Error> {
+    ) -> Result<Vec<String>, Error> {
         let plan = disk::plan(&self.flavour.disk, root_hash, self.sealer.seed);
         let loader_conf = self.scratch.join("loader.conf");
         fs::write(&loader_conf, LOADER_CONF).map_err(file("write", &loader_conf))?;
@@ -404,14 +405,18 @@ impl Job<'_> {
             });
         }
         let esp = self.scratch.join("esp.img");
-        if let Some(partition) = plan.partition(gpt::LABEL_ESP) {
-            disk::esp(self.sealer, partition, &files, &esp)?;
+        let mut names = Vec::new();
+        for &sector in &self.flavour.disk.sector_sizes {
+            if let Some(partition) = plan.partition(gpt::LABEL_ESP) {
+                disk::esp(self.sealer, partition, sector, &files, &esp)?;
+            }
+            let name = self.name(sector.extension());
+            let contents =
+                [(gpt::LABEL_ESP, esp.as_path()), (gpt::LABEL_ROOT_A, root), (gpt::LABEL_VERITY_A, verity)];
+            disk::write(self.sealer, &plan, sector, &contents, &self.scratch.join(&name))?;
+            names.push(name);
         }
-        let raw = self.scratch.join(self.name("raw"));
-        let contents =
-            [(gpt::LABEL_ESP, esp.as_path()), (gpt::LABEL_ROOT_A, root), (gpt::LABEL_VERITY_A, verity)];
-        disk::write(self.sealer, &plan, &contents, &raw)?;
-        Ok(raw)
+        Ok(names)
     }
 
     fn describe(
@@ -420,7 +425,7 @@ impl Job<'_> {
         initrd: &Contents,
         boot: &BootFiles,
         root_hash: RootHash,
-        raw: &Path,
+        disks: Vec<String>,
     ) -> Result<(Release, Vec<String>), Error> {
         let mut used = root.used.clone();
         used.extend(initrd.used.iter().cloned());
@@ -445,10 +450,10 @@ impl Job<'_> {
         release::write_json(&self.scratch.join(sbom::FILE), "the bill of materials", &bill)?;
 
         let read = |path: &Path| fs::read(path).map_err(file("read", path));
-        let mut names = vec![self.name("raw"), self.name("efi"), self.name("root"), self.name("verity")];
+        let mut names = disks;
+        names.extend(["efi", "root", "verity"].map(|extension| self.name(extension)));
         names.push(sbom::FILE.to_owned());
         let files: Vec<(String, PathBuf)> = names.iter().map(|n| (n.clone(), self.scratch.join(n))).collect();
-        debug_assert!(files.iter().any(|(_, path)| path == raw), "the disk image is part of the release");
         let release = release::statement(release::Facts {
             version: self.version,
             flavour: &self.flavour.name,

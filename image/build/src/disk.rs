@@ -1,9 +1,9 @@
-//! The disk image: GPT with ESP, both slots and the state partition's place. The plan is pure; the table is written by
+//! The disk images, one for each sector size: GPT with ESP, both slots and the state partition's place. The plan is pure; the table is written by
 //! sfdisk, the ESP by mkfs.vfat and mtools.
 
 use crate::digest;
 use crate::error::{Error, file};
-use crate::flavour::Disk;
+use crate::flavour::{Disk, SectorSize};
 use crate::run::run;
 use crate::seal::Sealer;
 use pillar_layout::gpt;
@@ -14,7 +14,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const MIB: u64 = 1 << 20;
-const SECTOR: u64 = 512;
+
+/// A FAT with fewer clusters than this is FAT16, whatever its header says (Microsoft's FAT specification, section 3.5).
+const FAT32_MIN_CLUSTERS: u64 = 65_525;
 
 /// Every partition starts at a multiple of this, and the table's copies lie in the first and the last of them.
 const ALIGNMENT: u64 = MIB;
@@ -75,19 +77,20 @@ impl Plan {
 
     /// What sfdisk reads.
     #[must_use]
-    pub fn sfdisk_script(&self) -> String {
+    pub fn sfdisk_script(&self, sector: SectorSize) -> String {
+        let sector = sector.bytes();
         let mut script = format!(
-            "label: gpt\nlabel-id: {}\nunit: sectors\nfirst-lba: {}\nsector-size: {SECTOR}\n\n",
+            "label: gpt\nlabel-id: {}\nunit: sectors\nfirst-lba: {}\nsector-size: {sector}\n\n",
             self.guid,
-            ALIGNMENT / SECTOR
+            ALIGNMENT / sector
         );
         for p in &self.partitions {
             // Writing to a String cannot fail.
             let _ = writeln!(
                 script,
                 "start={}, size={}, type={}, uuid={}, name=\"{}\"",
-                p.start / SECTOR,
-                p.size / SECTOR,
+                p.start / sector,
+                p.size / sector,
                 p.kind,
                 p.guid,
                 p.label
@@ -106,19 +109,36 @@ pub struct EspFile {
     pub source: PathBuf,
 }
 
+/// The file system of an ESP of that size: bits of its table's entries, sectors of a cluster. Linux does not mount a
+/// FAT whose sectors are smaller than the disk's; firmware mounts both kinds.
+fn fat(size: u64, sector: SectorSize) -> (u32, u64) {
+    let cluster_sectors = match sector {
+        // One would do; but OVMF did not mount a FAT32 with clusters of one sector of 512 bytes.
+        SectorSize::B512 => 2,
+        SectorSize::B4096 => 1,
+    };
+    // The tables and the reserved sectors take less than a hundredth.
+    let clusters = size / (sector.bytes() * cluster_sectors) / 100 * 99;
+    (if clusters >= FAT32_MIN_CLUSTERS { 32 } else { 16 }, cluster_sectors)
+}
+
 /// Makes an ESP with these files, in this order.
 pub fn esp(
     sealer: &Sealer<'_>,
     partition: &Partition,
+    sector: SectorSize,
     files: &[EspFile],
     output: &Path,
 ) -> Result<(), Error> {
     File::create(output).and_then(|f| f.set_len(partition.size)).map_err(file("create", output))?;
     let serial = hex::encode(&digest::of(&[b"esp serial", sealer.seed.as_bytes()])[..4]);
     let mut format = sealer.command("mkfs.vfat");
-    format.args(["--invariant", "-F", "32", "-s", "2", "-S", "512", "-n", "PILLAR-ESP", "-i", &serial]);
+    format.args(["--invariant", "-n", "PILLAR-ESP", "-i", &serial]);
+    let (bits, cluster_sectors) = fat(partition.size, sector);
+    format.args(["-F", &bits.to_string(), "-s", &cluster_sectors.to_string()]);
+    format.args(["-S", &sector.bytes().to_string()]);
     // Partitions start at a multiple of 1 MiB; the boot sector says so.
-    format.arg("-h").arg((partition.start / SECTOR).to_string());
+    format.arg("-h").arg((partition.start / sector.bytes()).to_string());
     run("mkfs.vfat", format.arg(output))?;
     let mut made: Vec<String> = Vec::new();
     for esp_file in files {
@@ -142,14 +162,16 @@ pub fn esp(
 pub fn write(
     sealer: &Sealer<'_>,
     plan: &Plan,
+    sector: SectorSize,
     contents: &[(&str, &Path)],
     output: &Path,
 ) -> Result<(), Error> {
     File::create(output).and_then(|f| f.set_len(plan.size)).map_err(file("create", output))?;
     let script = output.with_extension("sfdisk");
-    fs::write(&script, plan.sfdisk_script()).map_err(file("write", &script))?;
+    fs::write(&script, plan.sfdisk_script(sector)).map_err(file("write", &script))?;
     let mut command = sealer.command("sfdisk");
-    command.args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never"]).arg(output);
+    command.args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never"]);
+    command.arg("--sector-size").arg(sector.bytes().to_string()).arg(output);
     crate::run::run_with_input("sfdisk", &mut command, &script)?;
     fs::remove_file(&script).map_err(file("remove", &script))?;
     let mut disk = File::options().write(true).open(output).map_err(file("open", output))?;
@@ -199,7 +221,8 @@ mod tests {
     fn example() -> Plan {
         let hash: RootHash =
             "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef".parse().expect("hex");
-        plan(&Disk { esp_mib: 128, root_mib: 80, verity_mib: 2, state_mib: 256 }, &hash, "seed")
+        let sector_sizes = SectorSize::ALL.to_vec();
+        plan(&Disk { sector_sizes, esp_mib: 128, root_mib: 80, verity_mib: 2, state_mib: 256 }, &hash, "seed")
     }
 
     #[test]
@@ -229,10 +252,21 @@ mod tests {
 
     #[test]
     fn the_script_says_everything_that_sfdisk_would_otherwise_draw() {
-        let script = example().sfdisk_script();
+        let script = example().sfdisk_script(SectorSize::B512);
         assert_eq!(script.matches("uuid=").count(), 6);
         assert!(script.contains("label-id: "));
         assert!(script.contains("start=2048, size=262144, type=c12a7328-f81f-11d2-ba4b-00a0c93ec93b"));
+        let script = example().sfdisk_script(SectorSize::B4096);
+        assert!(script.contains("sector-size: 4096") && script.contains("first-lba: 256"));
+        assert!(script.contains("start=256, size=32768, type=c12a7328-f81f-11d2-ba4b-00a0c93ec93b"));
+    }
+
+    #[test]
+    fn the_kind_of_fat_follows_from_the_count_of_clusters() {
+        assert_eq!(fat(128 * MIB, SectorSize::B512), (32, 2));
+        assert_eq!(fat(128 * MIB, SectorSize::B4096), (16, 1));
+        assert_eq!(fat(256 * MIB, SectorSize::B4096), (16, 1));
+        assert_eq!(fat(288 * MIB, SectorSize::B4096), (32, 1));
     }
 
     #[test]

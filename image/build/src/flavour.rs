@@ -28,9 +28,12 @@ pub struct Flavour {
 }
 
 /// Partition sizes in MiB. They are for good: an update cannot change them.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
+    /// Disks of which sector sizes get an image: table and ESP count in sectors, so each size needs its own.
+    #[serde(default = "SectorSize::usual")]
+    pub sector_sizes: Vec<SectorSize>,
     /// EFI system partition.
     pub esp_mib: u64,
     /// Each of the two root partitions.
@@ -39,6 +42,52 @@ pub struct Disk {
     pub verity_mib: u64,
     /// State partition.
     pub state_mib: u64,
+}
+
+/// Bytes of a disk's logical sectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub enum SectorSize {
+    /// 512 bytes: nearly every disk, if only by emulation.
+    B512,
+    /// 4096 bytes: "4K native".
+    B4096,
+}
+
+impl SectorSize {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::B512, Self::B4096];
+
+    fn usual() -> Vec<Self> {
+        vec![Self::B512]
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::B512 => 512,
+            Self::B4096 => 4096,
+        }
+    }
+
+    /// What a disk image's file name ends in.
+    #[must_use]
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::B512 => "raw",
+            Self::B4096 => "4k.raw",
+        }
+    }
+}
+
+impl TryFrom<u64> for SectorSize {
+    type Error = String;
+
+    fn try_from(bytes: u64) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|size| size.bytes() == bytes);
+        known.ok_or_else(|| format!("no disk has sectors of {bytes} bytes; known are 512 and 4096"))
+    }
 }
 
 /// Limits in MiB; a build that exceeds one fails.
@@ -89,8 +138,22 @@ mod tests {
             assert!(flavour.disk.root_mib >= 2 * flavour.limits.root_mib, "{name}: slot too small");
             // The running UKI, the new one, and room for one more that failed.
             assert!(flavour.disk.esp_mib >= 3 * 2 * flavour.limits.uki_mib / 2, "{name}: ESP too small");
+            let sizes = &flavour.disk.sector_sizes;
+            assert!(sizes.contains(&SectorSize::B512), "{name}: what most disks have is missing");
             assert!(!flavour.cmdline.iter().any(|w| w.starts_with("roothash")), "{name}");
         }
+    }
+
+    #[test]
+    fn a_sector_size_that_no_disk_has_is_refused() {
+        let disk = |sizes: &str| {
+            let text =
+                format!("sector_sizes = {sizes}\nesp_mib = 1\nroot_mib = 1\nverity_mib = 1\nstate_mib = 1");
+            toml::from_str::<Disk>(&text).map(|disk| disk.sector_sizes).map_err(|e| e.to_string())
+        };
+        assert_eq!(disk("[512, 4096]"), Ok(SectorSize::ALL.to_vec()));
+        let error = disk("[520]").expect_err("no such disk");
+        assert!(error.contains("no disk has sectors of 520 bytes"), "{error}");
     }
 
     #[test]
