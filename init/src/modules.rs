@@ -1,5 +1,5 @@
 //! Kernel modules by name and by device, with what they depend on. The lists (`modules.dep`, `modules.alias`,
-//! `modules.builtin`) are depmod's; they are looked up as text, since a sealed root has few modules.
+//! `modules.softdep`, `modules.builtin`) are depmod's; they are looked up as text, since a sealed root has few modules.
 
 use crate::{files, log};
 use std::collections::HashSet;
@@ -38,6 +38,7 @@ pub struct Modules {
     directory: PathBuf,
     dependencies: String,
     aliases: String,
+    soft: String,
     builtin: String,
     loaded: HashSet<String>,
     aliases_seen: HashSet<String>,
@@ -57,6 +58,7 @@ impl Modules {
         Modules {
             dependencies: list("modules.dep"),
             aliases: list("modules.alias"),
+            soft: list("modules.softdep"),
             builtin: list("modules.builtin"),
             directory,
             ..Modules::default()
@@ -87,19 +89,32 @@ impl Modules {
         let Some(paths) = load_order(&self.dependencies, &name) else {
             return Err(ModuleError::Unknown(name));
         };
+        let paths: Vec<String> = paths.into_iter().map(str::to_owned).collect();
         for path in paths {
             // Loaded by stage 1 perhaps. The kernel would say so too, but only after it checked the signature.
-            let name = module_name(path);
+            let name = module_name(&path);
             let there = Path::new(LOADED).join(&name).exists();
-            if !self.loaded.insert(name) || there {
+            if !self.loaded.insert(name.clone()) || there {
                 continue;
             }
-            let file = self.directory.join(path);
+            self.load_soft(&name, "pre:");
+            let file = self.directory.join(&path);
             File::open(&file)
-                .and_then(|open| pillar_os::load_module(&open, is_compressed(path)))
+                .and_then(|open| pillar_os::load_module(&open, is_compressed(&path)))
                 .map_err(|source| ModuleError::Load { path: file, source })?;
+            self.load_soft(&name, "post:");
         }
         Ok(())
+    }
+
+    /// Loads what a module wants before or behind it. It may fail, as one way of several to compute the same often does
+    /// on a processor without the instructions.
+    fn load_soft(&mut self, name: &str, when: &str) {
+        for wanted in soft_dependencies(&self.soft, name, when) {
+            if let Err(error) = self.load(&wanted) {
+                log::info(&log::chain(&error));
+            }
+        }
     }
 
     /// Loads what a device asks for. Most devices need nothing that the image has.
@@ -167,6 +182,17 @@ fn load_order<'a>(list: &'a str, name: &str) -> Option<Vec<&'a str>> {
     order.reverse();
     order.push(file);
     Some(order)
+}
+
+/// Modules that another one wants loaded `pre:` or `post:`, from `modules.softdep` (`softdep NAME pre: A B post: C`).
+fn soft_dependencies(list: &str, name: &str, when: &str) -> Vec<String> {
+    let words = list.lines().filter_map(|line| line.strip_prefix("softdep ")?.split_once(' '));
+    words
+        .filter(|(module, _)| *module == name)
+        .flat_map(|(_, rest)| rest.split_ascii_whitespace().skip_while(|word| *word != when).skip(1))
+        .take_while(|word| !word.ends_with(':'))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Modules for a device, from `modules.alias` (`alias PATTERN MODULE`).
@@ -275,6 +301,23 @@ kernel/drivers/md/dm-verity.ko: kernel/lib/rs.ko.xz kernel/drivers/md/dm-bufio.k
         assert!(
             matches!(modules.load("nothing-such"), Err(ModuleError::Unknown(name)) if name == "nothing_such")
         );
+    }
+
+    #[test]
+    fn soft() {
+        let list = "softdep libcrc32c pre: crc32c_intel crc32c_generic\nsoftdep a pre: b post: c d\nsoftdep e post: f\n";
+        let table: [(&str, &str, &[&str]); 7] = [
+            ("libcrc32c", "pre:", &["crc32c_intel", "crc32c_generic"]),
+            ("libcrc32c", "post:", &[]),
+            ("a", "pre:", &["b"]),
+            ("a", "post:", &["c", "d"]),
+            ("e", "pre:", &[]),
+            ("e", "post:", &["f"]),
+            ("crc32c", "pre:", &[]),
+        ];
+        for (name, when, wanted) in table {
+            assert_eq!(soft_dependencies(list, name, when), wanted, "{name} {when}");
+        }
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+/// The flavour whose images are in out/ itself; another one's are in out/FLAVOUR.
+const DEFAULT_FLAVOUR: &str = "virt";
 
 /// How many machines one `up` starts at most: each takes half a gigabyte.
 const MACHINES_MAX: usize = 32;
@@ -73,9 +76,12 @@ pub struct Up {
     /// Names, or how many (p1, p2 …); default: p1
     #[arg(value_name = "N|NAME")]
     pub machines: Vec<String>,
-    /// Disk image; it is copied, never written. Default: the newest out/pillar_*_virt.raw
+    /// Disk image; it is copied, never written. Default: the newest of the flavour in out/
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+    /// Take the newest image of this flavour
+    #[arg(long, default_value = DEFAULT_FLAVOUR, conflicts_with = "image")]
+    pub flavour: String,
     /// Memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(128..=65536))]
     pub memory: u32,
@@ -106,6 +112,12 @@ pub struct Up {
 }
 
 impl Up {
+    /// Where `./just image` puts the images of that flavour.
+    pub fn images(&self) -> PathBuf {
+        let out = Path::new("out");
+        if self.flavour == DEFAULT_FLAVOUR { out.to_owned() } else { out.join(&self.flavour) }
+    }
+
     /// The machines that are meant.
     pub fn names(&self) -> Result<Vec<String>> {
         let names = match self.machines.as_slice() {

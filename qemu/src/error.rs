@@ -156,7 +156,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Error::FirmwareMissing(_) => "`./just tools` makes the tools tree".to_owned(),
-            Error::ImageMissing(_) => "`./just image` builds it".to_owned(),
+            Error::ImageMissing(_) => {
+                "`./just image` builds it (flavour=NAME for another flavour)".to_owned()
+            }
             Error::DiskFull { .. } => {
                 "make room, or remove old machines under out/run (`./just down` first)".to_owned()
             }

@@ -22,7 +22,7 @@ pub fn run(run_dir: &Path, output: Output, options: &Up) -> Result<()> {
     let names = options.names()?;
     let image = match &options.image {
         Some(image) => image.clone(),
-        None => newest_image(Path::new("out"))?,
+        None => newest_image(&options.images(), &options.flavour)?,
     };
     // All of them boot at once; each is told of as it comes.
     let results: Vec<Result<Shown>> = std::thread::scope(|scope| {
@@ -198,8 +198,9 @@ fn say(name: &str, words: &str) {
     let _ = writeln!(io::stderr(), "{name}: {words}");
 }
 
-fn newest_image(out: &Path) -> Result<PathBuf> {
-    let is_image = |name: &str| name.starts_with("pillar_") && name.ends_with("_virt.raw");
+fn newest_image(out: &Path, flavour: &str) -> Result<PathBuf> {
+    let end = format!("_{flavour}.raw");
+    let is_image = |name: &str| name.starts_with("pillar_") && name.ends_with(&end);
     let entries = fs::read_dir(out).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
     let newest = entries
         .iter()
@@ -208,7 +209,7 @@ fn newest_image(out: &Path) -> Result<PathBuf> {
         .max();
     match newest {
         Some((_, path)) => Ok(path),
-        None => Err(Error::ImageMissing(out.join("pillar_*_virt.raw")).into()),
+        None => Err(Error::ImageMissing(out.join(format!("pillar_*{end}"))).into()),
     }
 }
 
@@ -219,7 +220,7 @@ mod tests {
     #[test]
     fn the_newest_image_is_taken_and_none_is_said() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let error = newest_image(dir.path()).expect_err("there is none");
+        let error = newest_image(dir.path(), "virt").expect_err("there is none");
         assert!(
             error.downcast_ref::<Error>().and_then(Error::hint).expect("a hint").contains("./just image")
         );
@@ -229,6 +230,7 @@ mod tests {
             let file = fs::File::create(dir.path().join(name)).expect("created");
             file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).expect("dated");
         }
-        assert_eq!(newest_image(dir.path()).expect("found"), dir.path().join("pillar_2_virt.raw"));
+        assert_eq!(newest_image(dir.path(), "virt").expect("found"), dir.path().join("pillar_2_virt.raw"));
+        assert_eq!(newest_image(dir.path(), "metal").expect("found"), dir.path().join("pillar_3_metal.raw"));
     }
 }

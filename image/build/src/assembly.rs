@@ -79,7 +79,7 @@ pub fn build(project: &Path, options: &BuildOptions, progress: &Progress) -> Res
     let workload = workload::read(&under(project, &options.workload))?;
     let keys = SigningKeys::open(project, options)?;
     let tools = Tools::open()?;
-    let out = Output::open(&under(project, &options.out))?;
+    let out = Output::open(&under(project, &options.out()))?;
     check_space(out.beside(), SCRATCH_MIB)?;
     let compiler = Compiler::new(project, options.offline)?;
     let packages = match (options.offline, options.refresh) {

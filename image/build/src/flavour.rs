@@ -15,6 +15,9 @@ pub struct Flavour {
     pub packages: Vec<String>,
     /// Modules that stage 1 loads, in order.
     pub initrd_modules: Vec<String>,
+    /// Modules that are in the initrd for machines whose devices ask for them.
+    #[serde(default)]
+    pub initrd_spare_modules: Vec<String>,
     /// Modules that stage 2 loads, in order.
     pub root_modules: Vec<String>,
     /// Modules that are in the sealed root without being loaded by name.

@@ -3,7 +3,13 @@
 use crate::error::Error;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pillar_keys::KeySource;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What is built when no flavour is named.
+pub const DEFAULT_FLAVOUR: &str = "virt";
+
+/// Where that goes.
+const OUT: &str = "out";
 
 /// Builds sealed Pillar images and shows what is in them.
 #[derive(Debug, Parser)]
@@ -40,7 +46,7 @@ pub enum Format {
 #[derive(Debug, Clone, Args)]
 pub struct BuildOptions {
     /// Kind of machine: a file of image/flavours
-    #[arg(long, default_value = "virt")]
+    #[arg(long, default_value = DEFAULT_FLAVOUR)]
     pub flavour: String,
     /// Folder with the workload's pillar.toml
     #[arg(long, default_value = "image/workloads/hello")]
@@ -57,9 +63,9 @@ pub struct BuildOptions {
     /// Certificate (PEM) of a --pcr-key that is a pkcs11: URI; its public key goes into the image
     #[arg(long, value_name = "FILE")]
     pub pcr_certificate: Option<PathBuf>,
-    /// Where the files go
-    #[arg(long, default_value = "out")]
-    pub out: PathBuf,
+    /// Where the files go [default: out, for another flavour than virt out/FLAVOUR]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
     /// Image version [default: the workspace's]
     #[arg(long)]
     pub version: Option<String>,
@@ -78,6 +84,19 @@ pub struct BuildOptions {
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
+}
+
+impl BuildOptions {
+    /// Where the files go. Each flavour has a folder of its own, so that every `release.json` is beside what it
+    /// describes and one flavour's build leaves the others' files alone.
+    #[must_use]
+    pub fn out(&self) -> PathBuf {
+        match &self.out {
+            Some(out) => out.clone(),
+            None if self.flavour == DEFAULT_FLAVOUR => OUT.into(),
+            None => Path::new(OUT).join(&self.flavour),
+        }
+    }
 }
 
 /// Options of `list`.
@@ -178,6 +197,17 @@ mod tests {
         assert_eq!(format!("{words:?}"), format!("{flags:?}"));
         assert_eq!(words.workload, PathBuf::from("a/b=c"));
         assert_eq!(words.db_key, Some(KeySource::Pkcs11("pkcs11:token=x;object=db".to_owned())));
+    }
+
+    #[test]
+    fn each_flavour_has_its_folder() {
+        for (line, folder) in [
+            ("pillar-image build", "out"),
+            ("pillar-image build flavour=metal", "out/metal"),
+            ("pillar-image build flavour=metal out=elsewhere", "elsewhere"),
+        ] {
+            assert_eq!(parse(line).expect(line).out(), PathBuf::from(folder), "{line}");
+        }
     }
 
     #[test]

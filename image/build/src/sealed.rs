@@ -4,7 +4,7 @@
 use crate::elf::{self, Linkage};
 use crate::error::{Error, file};
 use crate::flavour::Flavour;
-use crate::modules::{Index, Selection, uncompressed};
+use crate::modules::{Index, Selection, Texts};
 use crate::tree::{Content, Source, Tree};
 use crate::workload::Workload;
 use crate::workshop::Workshop;
@@ -66,14 +66,10 @@ pub fn root(parts: &Parts<'_>) -> Result<Contents, Error> {
     libraries(&mut contents, parts.workshop)?;
     certificates(&mut contents, parts.workshop)?;
     zones(&mut contents, parts.workshop)?;
-    let names: Vec<String> =
-        [&parts.flavour.root_modules, &parts.flavour.spare_modules, &parts.flavour.initrd_modules]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
-    modules(&mut contents, parts.workshop, &names)?;
-    contents.tree.text(root::ROOT_MODULES, lines(&parts.flavour.root_modules))?;
+    let Flavour { initrd_modules, initrd_spare_modules, root_modules, spare_modules, .. } = parts.flavour;
+    let names = [root_modules.as_slice(), spare_modules, initrd_modules, initrd_spare_modules].concat();
+    modules(&mut contents, parts.workshop, &names, &[])?;
+    contents.tree.text(root::ROOT_MODULES, lines(root_modules))?;
     Ok(contents)
 }
 
@@ -88,7 +84,8 @@ pub fn initrd(parts: &Parts<'_>) -> Result<Contents, Error> {
     tree.program("/init", Source::Host(parts.init.to_owned()))?;
     tree.text(root::INITRD_MARKER, os_release(parts))?;
     tree.text(root::INITRD_MODULES, lines(&parts.flavour.initrd_modules))?;
-    modules(&mut contents, parts.workshop, &parts.flavour.initrd_modules)?;
+    let Flavour { initrd_modules, initrd_spare_modules, .. } = parts.flavour;
+    modules(&mut contents, parts.workshop, initrd_modules, initrd_spare_modules)?;
     Ok(contents)
 }
 
@@ -264,25 +261,34 @@ fn relative(from: &str, to: &str) -> String {
     format!("{}{to}", "../".repeat(from.matches('/').count()))
 }
 
-/// The named modules, their dependencies and the index files for just these. They are stored uncompressed: the file
-/// system and the initrd compress as a whole, and what the kernel's own decompressor does not unpack at boot is time
-/// saved.
-fn modules(contents: &mut Contents, workshop: &Workshop, names: &[String]) -> Result<(), Error> {
+/// The named modules, their dependencies and the index files for just these. What every machine loads is stored
+/// uncompressed: the file system compresses as a whole, and what the kernel's own decompressor does not unpack at boot
+/// is time saved. What only some machines load stays as shipped in the initrd, which is not compressed: the firmware
+/// hashes all of it at every boot.
+fn modules(
+    contents: &mut Contents,
+    workshop: &Workshop,
+    unpacked: &[String],
+    as_shipped: &[String],
+) -> Result<(), Error> {
     let folder = format!("/usr/lib/modules/{}", workshop.kernel);
-    let index = Index::parse(
-        &workshop.read_text(&format!("{folder}/modules.dep"))?,
-        &workshop.read_text(&format!("{folder}/modules.alias"))?,
-        &workshop.read_text(&format!("{folder}/modules.builtin"))?,
-    );
-    let Selection { files, dep, alias, builtin } = index.select(names)?;
-    for name in files {
-        let shipped = format!("{folder}/{name}");
-        let bytes = unpack(&name, workshop.read(&shipped)?)?;
-        contents.tree.text(&format!("{folder}/{}", uncompressed(&name)), bytes)?;
+    let text = |name: &str| workshop.read_text(&format!("{folder}/modules.{name}"));
+    let index = Index::parse(Texts {
+        dep: &text("dep")?,
+        alias: &text("alias")?,
+        softdep: &text("softdep")?,
+        builtin: &text("builtin")?,
+    });
+    let Selection { files, dep, alias, softdep, builtin } = index.select(unpacked, as_shipped)?;
+    for (file, name) in files {
+        let shipped = format!("{folder}/{file}");
+        let bytes = workshop.read(&shipped)?;
+        let bytes = if name == file { bytes } else { unpack(&file, bytes)? };
+        contents.tree.text(&format!("{folder}/{name}"), bytes)?;
         contents.used.insert(shipped);
     }
-    for (name, text) in [("modules.dep", dep), ("modules.alias", alias), ("modules.builtin", builtin)] {
-        contents.tree.text(&format!("{folder}/{name}"), text)?;
+    for (name, text) in [("dep", dep), ("alias", alias), ("softdep", softdep), ("builtin", builtin)] {
+        contents.tree.text(&format!("{folder}/modules.{name}"), text)?;
     }
     Ok(())
 }
