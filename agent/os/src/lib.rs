@@ -1,12 +1,16 @@
 //! The system calls that PID 1 needs and that no library offers ready-made: device-mapper, the watchdog, uevents,
-//! interfaces and routes, signals as a file, children in a sandbox.
+//! interfaces and routes, signals as a file, children in a sandbox, growing ext4; with the feature `cryptsetup` also
+//! LUKS2 volumes through libcryptsetup.
 //!
 //! **Invariant:** this is the only crate with `unsafe`, and what it exports is safe to call with any argument. Where
 //! rustix or nix have a safe call, that is used.
 #![allow(unsafe_code)]
 
 mod child;
+#[cfg(feature = "cryptsetup")]
+pub mod cryptsetup;
 mod dm;
+mod ext4;
 mod module;
 mod power;
 mod route;
@@ -16,6 +20,7 @@ mod watchdog;
 
 pub use child::{Child, Identity, MountStep, Output, SpawnError};
 pub use dm::{Device, DmError, Mapper};
+pub use ext4::{device_bytes, ext4_resize, ext4_set_uuid};
 pub use module::load as load_module;
 pub use power::{power_off, reboot, take_ctrl_alt_del};
 pub use route::{Interface, RouteError, Router};
