@@ -11,7 +11,7 @@ default:
     @{{ just_executable() }} --justfile {{ justfile() }} --list --unsorted
 
 # Build the sealed image into out/ (flavour=virt workload=DIR version=V)
-image *args: tools keys
+image *args: (tools args) keys
     @{{ bin }}/pillar-image build "$@"
 
 # Boot the image under QEMU with a TPM and Secure Boot, wait until it answers, show its status
@@ -44,8 +44,12 @@ keys: tools
     @{{ bin }}/pillar-keys make
 
 # Make sure of the tools tree (once)
-tools: programs
-    @{{ bin }}/pillar-tools ensure
+tools *args: programs
+    @{{ bin }}/pillar-tools ensure "$@"
+
+# Renew the lock files: resolve the Debian packages anew, show what changed (lock tools virt)
+lock *args: programs
+    @{{ bin }}/pillar-image lock "$@"
 
 [private]
 programs:

@@ -11,12 +11,12 @@ use crate::run::{Scratch, uninterrupted};
 use crate::seal::{Sealer, SigningKey, UkiParts, cmdline};
 use crate::sealed::{self, Contents, Parts};
 use crate::workload::{self, Workload};
-use crate::workshop::{Packages, Workshop};
-use crate::{archive, release, sbom};
+use crate::workshop::Workshop;
+use crate::{archive, lock, release, sbom};
 use pillar_keys::{KeySource, Keys, Variable};
 use pillar_layout::gpt;
 use pillar_model::{Release, RootHash};
-use pillar_tools::Tools;
+use pillar_tools::{Network, Tools};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::env;
@@ -77,17 +77,15 @@ pub fn build(project: &Path, options: &BuildOptions, progress: &Progress) -> Res
     let version = options.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
     check_version(&version)?;
     let workload = workload::read(&under(project, &options.workload))?;
+    let packages = lock::read(project, &flavour)?;
     let keys = SigningKeys::open(project, options)?;
     let tools = Tools::open()?;
     let out = Output::open(&under(project, &options.out()))?;
     check_space(out.beside(), SCRATCH_MIB)?;
     let compiler = Compiler::new(project, options.offline)?;
-    let packages = match (options.offline, options.refresh) {
-        (true, _) => Packages::Offline,
-        (_, true) => Packages::Refresh,
-        _ => Packages::WhenMissing,
-    };
-    let workshop = Workshop::prepare(project, &flavour, &tools, packages, progress)?;
+    let network = if options.offline { Network::Forbidden } else { Network::Allowed };
+    let workshop =
+        Workshop::prepare(project, &flavour, &packages, &tools, network, options.refresh, progress)?;
     let scratch = Scratch::new(out.scratch())?;
 
     let job = Job {

@@ -64,15 +64,6 @@ pub enum Error {
     /// The workshop lacks a file that the image needs.
     #[error("the Debian tree in the cache has no {0}")]
     WorkshopFile(String),
-    /// No workshop, and none may be made.
-    #[error("no Debian tree for this configuration is in the cache ({}), and --offline forbids to fetch packages", .0.display())]
-    Offline(PathBuf),
-    /// mkosi could not fetch packages.
-    #[error("packages could not be fetched from the host's Debian mirror\n{tail}")]
-    Download {
-        /// The last lines.
-        tail: String,
-    },
     /// Not enough room.
     #[error("{} has {free_mib} MiB free; the build needs {needed_mib} MiB there", .path.display())]
     DiskFull {
@@ -197,10 +188,7 @@ impl Error {
             Error::WorkloadFile { .. } => "image/workloads/hello/pillar.toml is a complete example",
             Error::MissingKey { .. } => "`./just keys` makes development keys; others: keys=DIR",
             Error::WorkshopFile(_) => "`./just image --refresh` builds that tree anew",
-            Error::Offline(_) => "run `./just image` once with a network; after that --offline works",
-            Error::Download { .. } => {
-                "see that the mirror is reachable, then run the command again; nothing was changed"
-            }
+            Error::Tools(error) => return error.hint().map(str::to_owned),
             Error::Busy(_) => "wait for it, or give another folder: out=DIR",
             Error::TooLarge { .. } => {
                 "leave out what the image does not need, or raise [limits] in the flavour"

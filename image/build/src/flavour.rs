@@ -116,7 +116,7 @@ pub fn read(project: &Path, name: &str) -> Result<Flavour, Error> {
     Ok(Flavour { name: name.to_owned(), ..flavour })
 }
 
-fn known(folder: &Path) -> Result<Vec<String>, Error> {
+pub(crate) fn known(folder: &Path) -> Result<Vec<String>, Error> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .map_err(file("read", folder))?
         .flatten()

@@ -17,6 +17,7 @@ pub mod elf;
 pub mod error;
 pub mod flavour;
 pub mod list;
+pub mod lock;
 pub mod modules;
 pub mod options;
 pub mod progress;

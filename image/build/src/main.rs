@@ -4,9 +4,11 @@
 use clap::Parser;
 use pillar_image::assembly::{self, Built};
 use pillar_image::error::Error;
-use pillar_image::options::{Action, BuildOptions, Format, ListOptions, Options, words_to_flags};
+use pillar_image::options::{
+    Action, BuildOptions, Format, ListOptions, LockOptions, Options, words_to_flags,
+};
 use pillar_image::progress::Progress;
-use pillar_image::{list, run};
+use pillar_image::{list, lock, run};
 use pillar_tools::Tools;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
     let result = match &options.command {
         Action::Build(options) => build(options),
         Action::List(options) => show(options),
+        Action::Lock(options) => renew(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,6 +60,14 @@ fn show(options: &ListOptions) -> Result<(), Error> {
         ));
     }
     print(text.trim_end())
+}
+
+fn renew(options: &LockOptions) -> Result<(), Error> {
+    let renewed = lock::renew(&assembly::project()?, &options.names, &Progress::new())?;
+    match options.output {
+        Format::Json => print(&json("the changes", &renewed)?),
+        Format::Text => print(&lock::summary(&renewed)),
+    }
 }
 
 fn json(what: &'static str, value: &impl serde::Serialize) -> Result<String, Error> {

@@ -30,6 +30,8 @@ pub enum Action {
     Build(BuildOptions),
     /// List the files of a sealed root: mode, owner, size, path
     List(ListOptions),
+    /// Resolve the Debian packages anew, write the lock files, show what changed
+    Lock(LockOptions),
 }
 
 /// How results are printed.
@@ -72,11 +74,11 @@ pub struct BuildOptions {
     /// Security epoch of the release
     #[arg(long, default_value_t = 1)]
     pub epoch: u64,
-    /// Use only what is in the caches
+    /// Use only the kept inputs: no network, no fetching
     #[arg(long)]
     pub offline: bool,
-    /// Fetch today's packages, even when the cache has a tree for this configuration
-    #[arg(long, conflicts_with = "offline")]
+    /// Make the Debian tree anew from the locked packages, even when the cache has it
+    #[arg(long)]
     pub refresh: bool,
     /// Also keep the UKI as it was before it was signed (pillar_VERSION_FLAVOUR.unsigned.efi)
     #[arg(long)]
@@ -97,6 +99,16 @@ impl BuildOptions {
             None => Path::new(OUT).join(&self.flavour),
         }
     }
+}
+
+/// Options of `lock`.
+#[derive(Debug, Clone, Args)]
+pub struct LockOptions {
+    /// Which locks: `tools`, or flavours [default: all]
+    pub names: Vec<String>,
+    /// How to print what changed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
 }
 
 /// Options of `list`.
@@ -181,7 +193,7 @@ mod tests {
         let words = words_to_flags(line.split(' ').map(str::to_owned)).map_err(|e| e.to_string())?;
         match Options::try_parse_from(words).map_err(|e| e.to_string())?.command {
             Action::Build(options) => Ok(options),
-            Action::List(_) => Err("list".to_owned()),
+            _ => Err("not build".to_owned()),
         }
     }
 
@@ -217,7 +229,6 @@ mod tests {
         );
         assert!(parse("pillar-image build offline=maybe").expect_err("neither").contains("offline=yes"));
         assert!(parse("pillar-image build virt").is_err());
-        assert!(parse("pillar-image build --offline --refresh").is_err());
     }
 
     #[test]

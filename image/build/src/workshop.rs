@@ -6,13 +6,14 @@ use crate::flavour::Flavour;
 use crate::progress::Progress;
 use crate::run::run;
 use pillar_model::PackageRef;
-use pillar_tools::Tools;
+use pillar_tools::lock::Lock;
+use pillar_tools::{Inputs, Network, Repository, Tools};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// Raised when trees made by older code must not be used any more.
-const GENERATION: &str = "workshop 1";
+const GENERATION: &str = "workshop 2";
 
 /// A Debian tree that is there.
 #[derive(Debug, Clone)]
@@ -22,31 +23,21 @@ pub struct Workshop {
     pub kernel: String,
 }
 
-/// Whether packages may be fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packages {
-    /// Make the tree when it is not there.
-    WhenMissing,
-    /// Make it anew with today's packages.
-    Refresh,
-    /// Never touch the network.
-    Offline,
-}
-
 impl Workshop {
-    /// The tree for this configuration, made first when needed.
+    /// The tree for this configuration and lock, made from the locked packages when it is missing or wanted anew.
     pub fn prepare(
         project: &Path,
         flavour: &Flavour,
+        packages: &Lock,
         tools: &Tools,
-        packages: Packages,
+        network: Network,
+        anew: bool,
         progress: &Progress,
     ) -> Result<Self, Error> {
         let folder = project.join("image/mkosi");
         let configuration = folder.join("mkosi.conf");
         let text = fs::read(&configuration).map_err(file("read", &configuration))?;
-        let key =
-            crate::digest::short(&[GENERATION.as_bytes(), &text, flavour.packages.join(" ").as_bytes()]);
+        let key = crate::digest::short(&[GENERATION.as_bytes(), &text, packages.render().as_bytes()]);
         let cache = pillar_tools::cache_dir();
         fs::create_dir_all(&cache).map_err(file("create", &cache))?;
         let root = cache.join(format!("workshop-{}-{key}", flavour.name));
@@ -57,14 +48,9 @@ impl Workshop {
             progress.note("another build is preparing the Debian tree; waiting for it");
             lock.lock().map_err(file("lock", &lock_path))?;
         }
-        let there = root.join("usr/bin").is_dir();
-        match packages {
-            Packages::Offline if !there => return Err(Error::Offline(root)),
-            Packages::WhenMissing | Packages::Offline if there => {}
-            _ => {
-                progress.step("Debian tree from packages (once per configuration)");
-                make(&folder, &root, flavour, tools)?;
-            }
+        if anew || !root.join("usr/bin").is_dir() {
+            progress.step("Debian tree from the locked packages (once per lock)");
+            Making { configuration: &folder, packages, flavour, tools, network, progress }.make(&root)?;
         }
         let kernel = only_kernel(&root)?;
         Ok(Self { root, kernel })
@@ -217,47 +203,47 @@ fn only_kernel(root: &Path) -> Result<String, Error> {
     }
 }
 
-fn make(configuration: &Path, root: &Path, flavour: &Flavour, tools: &Tools) -> Result<(), Error> {
-    let work = root.with_extension("tmp");
-    remove(&work)?;
-    fs::create_dir_all(&work).map_err(file("create", &work))?;
-    let packages = pillar_tools::package_cache_dir();
-    fs::create_dir_all(&packages).map_err(file("create", &packages))?;
-    let mut command = tools.mkosi();
-    command.arg("--directory").arg(configuration);
-    command.arg("--sandbox-tree").arg(pillar_tools::apt_sandbox_tree()?);
-    command.arg("--package-cache-directory").arg(&packages);
-    command.arg("--workspace-directory").arg(&work);
-    command.arg("--output-directory").arg(&work);
-    command.args(flavour.packages.iter().map(|package| format!("--package={package}")));
-    command.arg("build");
-    run("mkosi", &mut command).map_err(explain)?;
-    let built = work.join("tree");
-    let old = root.with_extension("old");
-    remove(&old)?;
-    if root.exists() {
-        fs::rename(root, &old).map_err(file("rename", root))?;
-    }
-    fs::rename(&built, root).map_err(file("rename", &built))?;
-    remove(&old)?;
-    remove(&work)
+/// What making a tree takes.
+struct Making<'a> {
+    configuration: &'a Path,
+    packages: &'a Lock,
+    flavour: &'a Flavour,
+    tools: &'a Tools,
+    network: Network,
+    progress: &'a Progress,
 }
 
-/// Tells a mirror that cannot be reached from other failures of mkosi.
-fn explain(error: Error) -> Error {
-    const SIGNS: [&str; 6] = [
-        "Failed to fetch",
-        "Could not resolve",
-        "Temporary failure resolving",
-        "Unable to connect",
-        "Could not connect",
-        "Unable to locate package",
-    ];
-    match error {
-        Error::Failed { tail, .. } if SIGNS.iter().any(|sign| tail.contains(sign)) => {
-            Error::Download { tail }
+impl Making<'_> {
+    fn make(&self, root: &Path) -> Result<(), Error> {
+        let work = root.with_extension("tmp");
+        remove(&work)?;
+        fs::create_dir_all(&work).map_err(file("create", &work))?;
+        let repository = Repository::new(
+            self.packages,
+            &Inputs::open(),
+            self.network,
+            work.join("repository"),
+            &|text| self.progress.note(text),
+        )?;
+        let mut command = self.tools.mkosi();
+        command.arg("--directory").arg(self.configuration).args(repository.mkosi_arguments());
+        command.arg("--workspace-directory").arg(&work);
+        command.arg("--output-directory").arg(&work);
+        command.args(self.flavour.packages.iter().map(|package| format!("--package={package}")));
+        command.arg("build");
+        run("mkosi", &mut command)?;
+        let built = work.join("tree");
+        let status = built.join("var/lib/dpkg/status");
+        let text = fs::read_to_string(&status).map_err(file("read", &status))?;
+        pillar_tools::same_packages(self.packages, &text)?;
+        let old = root.with_extension("old");
+        remove(&old)?;
+        if root.exists() {
+            fs::rename(root, &old).map_err(file("rename", root))?;
         }
-        other => other,
+        fs::rename(&built, root).map_err(file("rename", &built))?;
+        remove(&old)?;
+        remove(&work)
     }
 }
 
@@ -295,16 +281,5 @@ mod tests {
         let packages = parse_status(status);
         assert_eq!(packages.len(), 2);
         assert_eq!(packages["libc6"].version, "2.41-12");
-    }
-
-    #[test]
-    fn a_mirror_out_of_reach_is_told_from_other_failures() {
-        let failed = |tail: &str| Error::Failed {
-            program: "mkosi".to_owned(),
-            status: "exit status: 1".to_owned(),
-            tail: tail.to_owned(),
-        };
-        assert!(matches!(explain(failed("E: Failed to fetch x")), Error::Download { .. }));
-        assert!(matches!(explain(failed("E: dpkg broke")), Error::Failed { .. }));
     }
 }

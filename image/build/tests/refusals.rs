@@ -134,7 +134,7 @@ fn bare_cache() -> Option<tempfile::TempDir> {
     fs::create_dir(&cache).unwrap();
     for entry in fs::read_dir(pillar_tools::cache_dir()).unwrap().flatten() {
         let name = entry.file_name();
-        let wanted = name == "mkosi" || name.to_string_lossy().starts_with("tools-");
+        let wanted = ["mkosi-", "tools-"].iter().any(|start| name.to_string_lossy().starts_with(start));
         if wanted {
             std::os::unix::fs::symlink(entry.path(), cache.join(name)).unwrap();
         }
@@ -152,12 +152,101 @@ fn without_a_network_it_says_so() {
     build.env("XDG_CACHE_HOME", cache.path()).env("PILLAR_DEBIAN_MIRROR", "http://127.0.0.1:9/debian");
     let run = finish(&mut build);
     assert_eq!(run.code, Some(1), "{}", run.text);
-    assert!(run.text.contains("packages could not be fetched"), "{}", run.text);
-    assert!(run.text.contains("hint: see that the mirror is reachable"), "{}", run.text);
+    let kept = cache.path().join("pillar/inputs/sha256");
+    let looked = format!("looked in:\n  {}\n  http://127.0.0.1:9/debian/pool/", kept.display());
+    assert!(
+        run.text.contains("inputs are missing:\n  adduser ") && run.text.contains(&looked),
+        "{}",
+        run.text
+    );
+    assert!(run.text.contains("\nhint: mirrors drop old versions: copy the folder"), "{}", run.text);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
 
-    let run = finish(command(&[&out, "offline=yes"]).env("XDG_CACHE_HOME", cache.path()));
-    assert!(run.text.contains("--offline forbids to fetch packages"), "{}", run.text);
+#[test]
+fn offline_a_missing_input_is_named_and_a_damaged_one_is_not_used() {
+    let Some(cache) = bare_cache() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let out = word("out", &dir.path().join("out"));
+    let kept = cache.path().join("pillar/inputs/sha256");
+    fs::create_dir_all(&kept).unwrap();
+    let locked = fs::read_to_string(project().join("image/lock/virt.lock")).unwrap();
+    let locked = pillar_tools::lock::Lock::parse(&locked).unwrap();
+    let inputs = pillar_tools::Inputs::open();
+    for package in locked.packages.values() {
+        let from = inputs.place(&package.sha256);
+        if !from.exists() {
+            eprintln!("skipped: {} is not kept; `./just image` once", package.name);
+            return;
+        }
+        std::os::unix::fs::symlink(from, kept.join(package.sha256.to_string())).unwrap();
+    }
+    let run = || {
+        let run = finish(command(&[&out, "offline=yes"]).env("XDG_CACHE_HOME", cache.path()));
+        assert_eq!(run.code, Some(1), "{}", run.text);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "neither out nor out.partial");
+        run.text
+    };
+    let package = &locked.packages["tzdata"];
+    let place = kept.join(package.sha256.to_string());
+    fs::remove_file(&place).unwrap();
+    let text = run();
+    let wanted = format!(
+        "error: inputs are missing:\n  tzdata {} sha256:{}\nlooked in:\n  {}\nhint: ",
+        package.version,
+        package.sha256,
+        kept.display()
+    );
+    assert!(text.contains(&wanted), "{text}");
+
+    fs::write(&place, "something else").unwrap();
+    let text = run();
+    let wanted = format!("error: the kept input {} (tzdata {}) is damaged", place.display(), package.version);
+    assert!(text.contains(&wanted) && text.contains("\nhint: remove that file"), "{text}");
+}
+
+#[test]
+fn a_damaged_a_missing_and_an_outdated_lock() {
+    if bare_cache().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["image/flavours", "image/mkosi", "image/lock", "image/workloads/hello"] {
+        let (from, to) = (project().join(folder), dir.path().join(folder));
+        fs::create_dir_all(&to).unwrap();
+        for entry in fs::read_dir(from).unwrap().flatten().filter(|e| e.path().is_file()) {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    fs::write(dir.path().join("Cargo.toml"), "").unwrap();
+    let keys = word("keys", &project().join(pillar_keys::DEFAULT_DIR));
+    let refused = |wanted: &[&str]| {
+        let run = finish(command(&[&keys]).current_dir(dir.path()));
+        assert_eq!(run.code, Some(1), "{}", run.text);
+        for part in wanted {
+            assert!(run.text.contains(part), "{part:?} is not in\n{}", run.text);
+        }
+        assert!(!dir.path().join("out").exists());
+    };
+    let path = dir.path().join("image/lock/virt.lock");
+    let good = fs::read_to_string(&path).unwrap();
+    for (from, to, reason) in [
+        ("sha256 = \"", "sha256 = \"x", "is no SHA-256"),
+        ("pool/main/a/", "pool/../a/", "cannot be the path of a package"),
+        ("format = 1", "format = 9", "format 9 is not known here"),
+    ] {
+        fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        refused(&["image/lock/virt.lock is damaged: ", reason, "hint: take the file from git again"]);
+    }
+    fs::write(&path, &good[..good.len() / 2]).unwrap();
+    refused(&["image/lock/virt.lock is damaged: "]);
+    fs::remove_file(&path).unwrap();
+    refused(&["there is no lock file ", "virt.lock", "hint: `./just lock` makes it"]);
+    fs::write(&path, &good).unwrap();
+    let configuration = dir.path().join("image/mkosi/mkosi.conf");
+    let text = fs::read_to_string(&configuration).unwrap();
+    fs::write(&configuration, text.replace("        kmod\n", "        kmod\n        e2fsprogs\n")).unwrap();
+    refused(&["virt.lock was made for other packages: +e2fsprogs", "hint: `./just lock` renews it"]);
 }
 
 #[test]

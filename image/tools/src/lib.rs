@@ -6,7 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod inputs;
+pub mod lock;
+mod repository;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,13 +18,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub use apt::apt_sandbox_tree;
+pub use apt::{apt_sandbox_tree, resolve};
+pub use inputs::{Inputs, Network};
+pub use repository::{Repository, same_packages};
 
 /// What mkosi is told to put into the tree.
 const CONFIGURATION: &str = include_str!("../mkosi.conf");
 
-/// The oldest mkosi that knows the settings we use.
-const MKOSI_OLDEST_MAJOR: u32 = 25;
+/// What it may be made of.
+const LOCK: &str = include_str!("../../lock/tools.lock");
+
+/// Where that is in the project, for messages.
+const LOCK_PATH: &str = "image/lock/tools.lock";
+
+/// The one package that is unpacked for the host instead of being installed into the tree; it is pure Python.
+const MKOSI: &str = "mkosi";
 
 /// Debian's own interpreter: mkosi's package is written for it, whatever `python3` the PATH has.
 const PYTHON: &str = "/usr/bin/python3";
@@ -68,6 +80,82 @@ pub enum Error {
         "the host's apt knows no Debian mirror\n  hint: name one in PILLAR_DEBIAN_MIRROR (a Debian archive that has trixie)"
     )]
     NoMirror,
+    /// There is no lock file.
+    #[error("there is no lock file {}", .0.display())]
+    LockMissing(PathBuf),
+    /// A lock file is not what `./just lock` writes.
+    #[error("the lock file {} is damaged: {problem}", .path.display())]
+    LockDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A lock file was made for another list of packages.
+    #[error("the lock file {} was made for other packages: {difference}", .path.display())]
+    LockOutdated {
+        /// The file.
+        path: PathBuf,
+        /// What came and went.
+        difference: String,
+    },
+    /// Locked packages that are nowhere to be had.
+    #[error("inputs are missing:\n  {}\nlooked in:\n  {}", .names.join("\n  "), .looked.join("\n  "))]
+    InputMissing {
+        /// Packages with version and digest.
+        names: Vec<String>,
+        /// Folder and addresses.
+        looked: Vec<String>,
+    },
+    /// A kept input whose bytes are not those that its name says.
+    #[error("the kept input {} ({package}) is damaged and was not used: its digest is {found}", .path.display())]
+    InputDamaged {
+        /// The file.
+        path: PathBuf,
+        /// The package that it should be.
+        package: String,
+        /// What it is.
+        found: lock::InputDigest,
+    },
+    /// An input with the right digest that is no Debian package.
+    #[error("{} is no Debian package: {said}", .path.display())]
+    NoPackage {
+        /// The file.
+        path: PathBuf,
+        /// What dpkg-deb says.
+        said: String,
+    },
+    /// The archive's indexes have no answer.
+    #[error("the packages could not be resolved: {0}")]
+    Resolve(String),
+    /// A tree was made of other packages than its lock has.
+    #[error("the tree does not have exactly the locked packages; different are {}", .0.join(", "))]
+    OtherPackages(Vec<String>),
+}
+
+impl Error {
+    /// What to do, where the message itself does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Error::LockMissing(_) => "`./just lock` makes it from the packages of today",
+            Error::LockDamaged { .. } => "take the file from git again, or make it anew: `./just lock`",
+            Error::LockOutdated { .. } | Error::OtherPackages(_) => {
+                "`./just lock` renews it and shows what changes"
+            }
+            Error::InputMissing { .. } => {
+                "mirrors drop old versions: copy the folder with the kept inputs from a machine that has them, name an \
+                 archive that still has them in PILLAR_DEBIAN_MIRROR, or renew the lock: `./just lock`"
+            }
+            Error::InputDamaged { .. } | Error::NoPackage { .. } => {
+                "remove that file; the next build fetches it again or says that it cannot"
+            }
+            Error::Resolve(_) => {
+                "see that the packages in image/mkosi, image/tools and image/flavours are Debian's"
+            }
+            _ => return None,
+        })
+    }
 }
 
 pub(crate) fn file_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -91,6 +179,30 @@ pub fn package_cache_dir() -> PathBuf {
     cache_dir().join("packages")
 }
 
+/// Reads a lock file that must have been made for the packages in `wanted`.
+pub fn read_lock(path: &Path, wanted: &BTreeSet<String>) -> Result<lock::Lock, Error> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::LockMissing(path.to_owned()));
+        }
+        other => other.map_err(file_error("read", path))?,
+    };
+    parse_lock(path, &text, wanted)
+}
+
+fn parse_lock(path: &Path, text: &str, wanted: &BTreeSet<String>) -> Result<lock::Lock, Error> {
+    let lock =
+        lock::Lock::parse(text).map_err(|problem| Error::LockDamaged { path: path.to_owned(), problem })?;
+    let words = |sign: &str, from: &BTreeSet<String>, without: &BTreeSet<String>| {
+        from.difference(without).map(|name| format!("{sign}{name}")).collect::<Vec<_>>()
+    };
+    let different = [words("+", wanted, &lock.wanted), words("-", &lock.wanted, wanted)].concat();
+    if different.is_empty() {
+        return Ok(lock);
+    }
+    Err(Error::LockOutdated { path: path.to_owned(), difference: different.join(", ") })
+}
+
 /// A tools tree that is there.
 #[derive(Debug, Clone)]
 pub struct Tools {
@@ -105,28 +217,28 @@ impl Tools {
         if !tree.join("usr/bin").is_dir() {
             return Err(Error::Missing(tree));
         }
-        let mkosi = mkosi_path().ok_or_else(|| Error::Missing(mkosi_cache()))?;
+        let mkosi = mkosi_path();
+        if !mkosi.join("mkosi/sandbox.py").is_file() {
+            return Err(Error::Missing(mkosi));
+        }
         Ok(Self { tree, mkosi })
     }
 
-    /// The tree, built first when it is missing. Says on standard error what it is about to do and why.
-    pub fn ensure() -> Result<Self, Error> {
+    /// The tree, built first when it is missing, from the locked packages. Says on standard error what it is about to
+    /// do and why.
+    pub fn ensure(network: Network) -> Result<Self, Error> {
         let cache = cache_dir();
         fs::create_dir_all(&cache).map_err(file_error("create", &cache))?;
         let lock_path = cache.join("tools.lock");
         let lock = File::create(&lock_path).map_err(file_error("create", &lock_path))?;
         lock.lock().map_err(file_error("lock", &lock_path))?;
-        let mkosi = match mkosi_path() {
-            Some(path) => path,
-            None => {
-                eprintln!("fetching mkosi {MKOSI_OLDEST_MAJOR} or newer (the host has none that new)");
-                fetch_mkosi()?
-            }
-        };
-        let tree = tree_path();
+        let (mkosi, tree) = (mkosi_path(), tree_path());
+        if !mkosi.join("mkosi/sandbox.py").is_file() {
+            unpack_mkosi(&locked()?, network)?;
+        }
         if !tree.join("usr/bin").is_dir() {
             eprintln!("building the tools tree, once: about a minute and 370 MB in {}", tree.display());
-            build_tree(&mkosi, &tree)?;
+            build_tree(&locked()?, &mkosi, &tree, network)?;
         }
         Ok(Self { tree, mkosi })
     }
@@ -181,13 +293,42 @@ fn host_folders() -> Vec<PathBuf> {
     folders
 }
 
-fn tree_path() -> PathBuf {
-    let digest = ring::digest::digest(&ring::digest::SHA256, CONFIGURATION.as_bytes());
-    cache_dir().join(format!("tools-{}", &hex::encode(digest)[..12]))
+/// The packages that the tools tree is made from, and those for the host: what `./just lock` resolves.
+#[must_use]
+pub fn wanted() -> (BTreeSet<String>, BTreeSet<String>) {
+    (lock::packages_of(CONFIGURATION), [MKOSI.to_owned()].into())
 }
 
-fn mkosi_cache() -> PathBuf {
-    cache_dir().join("mkosi")
+/// The lock of the tools tree.
+pub fn locked() -> Result<lock::Lock, Error> {
+    let path = Path::new(LOCK_PATH);
+    let lock = parse_lock(path, LOCK, &wanted().0)?;
+    if lock.host.keys().ne([MKOSI]) {
+        return Err(Error::LockDamaged { path: path.to_owned(), problem: format!("{MKOSI} is not in it") });
+    }
+    Ok(lock)
+}
+
+fn short_digest(parts: &[&str]) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    hex::encode(&context.finish().as_ref()[..6])
+}
+
+fn tree_path() -> PathBuf {
+    cache_dir().join(format!("tools-{}", short_digest(&[CONFIGURATION, LOCK])))
+}
+
+/// mkosi's own tree: the lock decides which it is, so a host that has another mkosi builds with the same one.
+fn mkosi_home() -> PathBuf {
+    cache_dir().join(format!("mkosi-{}", short_digest(&[LOCK])))
+}
+
+fn mkosi_path() -> PathBuf {
+    mkosi_home().join("usr/lib/python3/dist-packages")
 }
 
 fn mkosi_command(modules: &Path) -> Command {
@@ -196,69 +337,47 @@ fn mkosi_command(modules: &Path) -> Command {
     command
 }
 
-/// The folder with a `mkosi` module that is new enough: the host's, else ours.
-fn mkosi_path() -> Option<PathBuf> {
-    let candidates = [
-        PathBuf::from("/usr/lib/python3/dist-packages"),
-        mkosi_cache().join("usr/lib/python3/dist-packages"),
-    ];
-    candidates.into_iter().find(|path| {
-        path.join("mkosi/sandbox.py").is_file()
-            && mkosi_command(path)
-                .arg("--version")
-                .stdin(Stdio::null())
-                .output()
-                .ok()
-                .and_then(|output| major_version(&String::from_utf8_lossy(&output.stdout)))
-                .is_some_and(|major| major >= MKOSI_OLDEST_MAJOR)
-    })
+fn say(text: &str) {
+    eprintln!("{text}");
 }
 
-/// "mkosi 25.3" → 25.
-fn major_version(text: &str) -> Option<u32> {
-    text.trim().strip_prefix("mkosi ")?.split(['.', '~', '-']).next()?.parse().ok()
-}
-
-/// Unpacks Debian trixie's mkosi package into the cache; it is pure Python.
-fn fetch_mkosi() -> Result<PathBuf, Error> {
-    let work = cache_dir().join("mkosi.tmp");
+fn unpack_mkosi(lock: &lock::Lock, network: Network) -> Result<(), Error> {
+    let home = mkosi_home();
+    let work = home.with_extension("tmp");
     remove(&work)?;
-    fs::create_dir_all(&work).map_err(file_error("create", &work))?;
-    let package = apt::download("mkosi", &work)?;
-    let unpacked = work.join("unpacked");
-    run(
-        Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unpacked),
-        "dpkg-deb",
-        &work.join("log"),
-        HINT_RETRY,
-    )?;
-    let home = mkosi_cache();
+    let packages: Vec<&lock::Locked> = lock.host.values().collect();
+    for file in Inputs::open().ensure(&packages, network, &say)? {
+        run(
+            Command::new("dpkg-deb").arg("-x").arg(&file).arg(&work),
+            "dpkg-deb",
+            &cache_dir().join("mkosi.log"),
+            HINT_RETRY,
+        )?;
+    }
     remove(&home)?;
-    fs::rename(&unpacked, &home).map_err(file_error("rename", &unpacked))?;
-    remove(&work)?;
-    mkosi_path().ok_or(Error::Missing(home))
+    fs::rename(&work, &home).map_err(file_error("rename", &work))
 }
 
-fn build_tree(mkosi: &Path, tree: &Path) -> Result<(), Error> {
+fn build_tree(lock: &lock::Lock, mkosi: &Path, tree: &Path, network: Network) -> Result<(), Error> {
     let work = tree.with_extension("tmp");
     remove(&work)?;
     fs::create_dir_all(&work).map_err(file_error("create", &work))?;
     let configuration = work.join("mkosi.conf");
     fs::write(&configuration, CONFIGURATION).map_err(file_error("write", &configuration))?;
-    let packages = package_cache_dir();
-    fs::create_dir_all(&packages).map_err(file_error("create", &packages))?;
+    let repository = Repository::new(lock, &Inputs::open(), network, work.join("repository"), &say)?;
     let log = cache_dir().join("tools.log");
     let mut command = mkosi_command(mkosi);
-    command.arg("--directory").arg(&work).arg("--sandbox-tree").arg(apt_sandbox_tree()?);
-    command.arg("--package-cache-directory").arg(&packages);
+    command.arg("--directory").arg(&work).args(repository.mkosi_arguments());
     command.arg("--output-directory").arg(&work).args(["--output", "tree", "build"]);
-    run(&mut command, "mkosi", &log, HINT_NETWORK)?;
+    run(&mut command, "mkosi", &log, HINT_RETRY)?;
     let built = work.join("tree");
+    let status = built.join("var/lib/dpkg/status");
+    same_packages(lock, &fs::read_to_string(&status).map_err(file_error("read", &status))?)?;
     fs::rename(&built, tree).map_err(file_error("rename", &built))?;
     remove(&work)
 }
 
-const HINT_NETWORK: &str = "packages come from the host's Debian mirror: see that it is reachable and that the disk has room, then run the command again";
+pub(crate) const HINT_NETWORK: &str = "packages come from the host's Debian mirror: see that it is reachable and that the disk has room, then run the command again";
 const HINT_RETRY: &str = "run the command again";
 
 /// Runs a program with its output in `log`; the error carries the log's last lines.
@@ -286,7 +405,7 @@ pub(crate) fn run(command: &mut Command, program: &str, log: &Path, hint: &'stat
     })
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error("remove", path)(error)),
         _ => Ok(()),
@@ -298,11 +417,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mkosi_versions_are_told_apart() {
-        assert_eq!(major_version("mkosi 25.3\n"), Some(25));
-        assert_eq!(major_version("mkosi 14"), Some(14));
-        assert_eq!(major_version("mkosi 26~devel"), Some(26));
-        assert_eq!(major_version("Python 3"), None);
+    fn the_lock_of_the_tools_is_whole_and_for_these_packages() {
+        let lock = locked().expect("a good lock");
+        assert!(lock.packages.len() > wanted().0.len(), "dependencies are in it");
+        assert_eq!(lock.render(), LOCK, "as `./just lock` writes it");
+    }
+
+    #[test]
+    fn a_lock_for_other_packages_is_told_from_a_damaged_one() {
+        let path = Path::new("x.lock");
+        let mut other = wanted().0;
+        other.insert("nosuch".to_owned());
+        let error = parse_lock(path, LOCK, &other).expect_err("outdated");
+        assert!(error.to_string().ends_with("x.lock was made for other packages: +nosuch"), "{error}");
+        let error = parse_lock(path, &LOCK[..LOCK.len() - 40], &other).expect_err("cut");
+        assert!(
+            matches!(error, Error::LockDamaged { .. }) && error.to_string().contains("x.lock is damaged")
+        );
+        let error = read_lock(Path::new("/nonexistent/x.lock"), &other).expect_err("absent");
+        assert!(matches!(error, Error::LockMissing(_)) && error.hint().is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pillar_e2e::release::Files;
 use pillar_keys::{Keys, Variable};
 use pillar_layout::console;
-use pillar_tools::Tools;
+use pillar_tools::{Network, Tools};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -144,7 +144,7 @@ struct Boot {
 
 /// Runs the benchmark.
 pub fn bench(runs: u32, cpus: u32, memory_mib: u32) -> Result<Report> {
-    let tools = Tools::ensure()?;
+    let tools = Tools::ensure(Network::Allowed)?;
     let files = Files::find()?;
     let keys = Keys::load(&pillar_e2e::programs::workspace().join(pillar_keys::DEFAULT_DIR))?;
     let db = keys.secure_boot(Variable::Db);

@@ -7,7 +7,7 @@ use pillar_e2e::programs::workspace;
 use pillar_e2e::release::Files;
 use pillar_keys::Keys;
 use pillar_layout::console;
-use pillar_tools::Tools;
+use pillar_tools::{Network, Tools};
 use serde::Serialize;
 use std::fmt;
 use std::fs;
@@ -43,7 +43,7 @@ pub struct Report {
 /// Boots the image in out/ and asks its agent twice: the second answer counts, the first has warmed up what answering
 /// takes.
 pub fn bench(cpus: u32, memory_mib: u32) -> Result<Report> {
-    let tools = Tools::ensure()?;
+    let tools = Tools::ensure(Network::Allowed)?;
     let files = Files::find()?;
     let keys = Keys::load(&workspace().join(pillar_keys::DEFAULT_DIR))?;
     let work =
