@@ -55,6 +55,8 @@ pub fn renew(project: &Path, names: &[String], progress: &Progress) -> Result<Ve
         [] => [vec![TOOLS.to_owned()], flavour::known(&project.join("image/flavours"))?].concat(),
         some => some.to_vec(),
     };
+    progress.step("the mirror's indexes of today");
+    let index = pillar_tools::Index::fetch()?;
     let mut locks = Vec::new();
     for name in names {
         let (wanted, host) = match name.as_str() {
@@ -62,7 +64,7 @@ pub fn renew(project: &Path, names: &[String], progress: &Progress) -> Result<Ve
             _ => (wanted(project, &flavour::read(project, &name)?)?, BTreeSet::new()),
         };
         progress.step(&format!("packages of {name}"));
-        locks.push((name, pillar_tools::resolve(&wanted, &host)?));
+        locks.push((name, index.resolve(&wanted, &host)?));
     }
     let renewed = locks.into_iter().map(|(name, lock)| write(project, &name, &lock)).collect();
     progress.finish();

@@ -62,28 +62,16 @@ pub(crate) fn fetch(files: &[(String, PathBuf)], folder: &Path) -> Result<(), Er
     Ok(())
 }
 
-/// Asks the mirror's indexes of today which packages a tree with `wanted` consists of, as mkosi would install it: what is
-/// essential, `wanted`, and what these depend on; no recommendations. `host` are packages for use outside the tree.
-pub fn resolve(wanted: &BTreeSet<String>, host: &BTreeSet<String>) -> Result<Lock, Error> {
-    let apt = Index::fetch()?;
-    let mut packages = BTreeMap::new();
-    if !wanted.is_empty() {
-        let mut words: Vec<&str> = vec!["--simulate", "install", "?essential", "base-files"];
-        words.extend(wanted.iter().map(String::as_str));
-        packages = apt.show(&installs(&apt.run("apt-get", &words)?))?;
-    }
-    let host_words: Vec<String> = host.iter().cloned().collect();
-    Ok(Lock { wanted: wanted.clone(), packages, host: apt.show(&host_words)? })
-}
-
-/// The mirror's indexes, fetched into a folder of their own and checked with the archive's keys by apt.
-struct Index {
+/// The mirror's indexes of today, fetched into a folder of their own and checked with the archive's keys by apt.
+#[derive(Debug)]
+pub struct Index {
     folder: PathBuf,
     configuration: PathBuf,
 }
 
 impl Index {
-    fn fetch() -> Result<Self, Error> {
+    /// Fetches them.
+    pub fn fetch() -> Result<Self, Error> {
         let folder = cache_dir().join(format!("index-{}", std::process::id()));
         crate::remove(&folder)?;
         for name in ["lists/partial", "cache/archives/partial"] {
@@ -97,6 +85,16 @@ impl Index {
         let mut update = index.command("apt-get");
         run(update.args(["--error-on=any", "update"]), "apt-get update", &log, crate::HINT_NETWORK)?;
         Ok(index)
+    }
+
+    /// Which packages a tree with `wanted` consists of, as mkosi would install it: what is essential, `wanted`, and what
+    /// these depend on; no recommendations. `host` are packages for use outside the tree.
+    pub fn resolve(&self, wanted: &BTreeSet<String>, host: &BTreeSet<String>) -> Result<Lock, Error> {
+        let mut words: Vec<&str> = vec!["--simulate", "install", "?essential", "base-files"];
+        words.extend(wanted.iter().map(String::as_str));
+        let packages = self.show(&installs(&self.run("apt-get", &words)?))?;
+        let host: Vec<String> = host.iter().cloned().collect();
+        Ok(Lock { wanted: wanted.clone(), packages, host: self.show(&host)? })
     }
 
     fn command(&self, program: &str) -> Command {

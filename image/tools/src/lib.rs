@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub use apt::{apt_sandbox_tree, resolve};
+pub use apt::{Index, apt_sandbox_tree};
 pub use inputs::{Inputs, Network};
 pub use repository::{Repository, same_packages};
 
