@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pillar_model::Bank;
+use pillar_qemu::{DiskBus, Hardware, Nic, SECTOR_4K, SECTOR_USUAL, TpmInterface};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -88,6 +90,24 @@ pub struct Up {
     /// Processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
+    /// What the disk hangs on: virtio-blk, virtio-scsi, nvme, ahci, usb or sd
+    #[arg(long, value_name = "BUS", default_value_t = DiskBus::VirtioBlk)]
+    pub disk_bus: DiskBus,
+    /// Bytes of the disk's sectors: 512, or 4096 (takes the flavour's image for such disks)
+    #[arg(long, value_name = "BYTES", default_value_t = SECTOR_USUAL)]
+    pub sector_size: u32,
+    /// The network card: virtio, e1000e, igb or vmxnet3
+    #[arg(long, value_name = "CARD", default_value_t = Nic::Virtio)]
+    pub nic: Nic,
+    /// The TPM's interface: crb or tis
+    #[arg(long, value_name = "INTERFACE", default_value_t = TpmInterface::Crb, conflicts_with = "no_tpm")]
+    pub tpm: TpmInterface,
+    /// The banks that are active in the PCRs of a new TPM: sha1, sha256, sha384, sha512
+    #[arg(long, value_name = "BANK", value_delimiter = ',', default_values = ["sha256", "sha384"], value_parser = bank)]
+    pub tpm_banks: Vec<Bank>,
+    /// A graphics card, so that there is a framebuffer console
+    #[arg(long)]
+    pub display: bool,
     /// Forward a port of 127.0.0.1 (a free one when left out) to a port of the machine
     #[arg(long, value_name = "[HOST:]GUEST", default_values = ["8080"])]
     pub forward: Vec<Forward>,
@@ -111,7 +131,24 @@ pub struct Up {
     pub timeout: u64,
 }
 
+/// A PCR bank by its name.
+fn bank(text: &str) -> Result<Bank, String> {
+    let known = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sha512];
+    known.into_iter().find(|bank| bank.to_string() == text).ok_or_else(|| format!("{text:?} is no PCR bank"))
+}
+
 impl Up {
+    /// The devices that are meant.
+    pub fn hardware(&self) -> Hardware {
+        let Self { disk_bus, sector_size, nic, tpm, display, .. } = *self;
+        Hardware { disk_bus, sector_bytes: sector_size, nic, tpm, display }
+    }
+
+    /// What the file name of a disk image for these sectors ends in.
+    pub fn image_extension(&self) -> &'static str {
+        if self.sector_size == SECTOR_4K { "4k.raw" } else { "raw" }
+    }
+
     /// Where `./just image` puts the images of that flavour.
     pub fn images(&self) -> PathBuf {
         let out = Path::new("out");

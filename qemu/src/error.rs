@@ -1,5 +1,6 @@
 //! Why a machine could not be made, started, talked to or stopped.
 
+use crate::hardware::DiskBus;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,6 +55,30 @@ pub enum Error {
     /// The disk image.
     #[error("there is no disk image at {}", .0.display())]
     ImageMissing(PathBuf),
+    /// A disk that QEMU does not emulate.
+    #[error("a disk on {bus} cannot have sectors of {bytes} bytes in QEMU")]
+    SectorSize {
+        /// What it hangs on.
+        bus: DiskBus,
+        /// Bytes of a sector.
+        bytes: u32,
+    },
+    /// A disk image that the bus does not take as it is.
+    #[error("{} has {bytes} bytes, which no SD card has: a power of two", .path.display())]
+    SdSize {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The image has no partition to start from.
+    #[error("{} has no EFI system partition to start from: {reason}", .path.display())]
+    NoEsp {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The copy of the disk does not fit.
     #[error("the disk is full: {} needs {need_mib} MiB and has {free_mib} MiB left", .path.display())]
     DiskFull {
@@ -158,6 +183,13 @@ impl Error {
             Error::FirmwareMissing(_) => "`./just tools` makes the tools tree".to_owned(),
             Error::ImageMissing(_) => {
                 "`./just image` builds it (flavour=NAME for another flavour)".to_owned()
+            }
+            Error::SectorSize { .. } => {
+                "ahci and sd have 512-byte sectors alone; nvme, usb, virtio-blk and virtio-scsi have 4096 too"
+                    .to_owned()
+            }
+            Error::SdSize { .. } => {
+                "give the machine a copy (DiskMode::Copy), which is made larger".to_owned()
             }
             Error::DiskFull { .. } => {
                 "make room, or remove old machines under out/run (`./just down` first)".to_owned()

@@ -2,9 +2,10 @@
 
 use crate::accel::{self, Accel, Choice};
 use crate::console::{Console, Mark, Match};
-use crate::disk::copy_sparse;
+use crate::disk::{copy_sparse, extract_esp};
 use crate::error::{Error, Result, file_error, tail};
 use crate::firmware::Firmware;
+use crate::hardware::Hardware;
 use crate::plan::{self, DirectKernel, Plan, PlannedDisk};
 use crate::ports;
 use crate::process::{Lifetime, Process, listener};
@@ -32,6 +33,8 @@ const QUIT_DEADLINE: Duration = Duration::from_secs(10);
 const GUEST_ADDRESS: &str = "10.0.2.15/24";
 /// The host, seen from there.
 const GUEST_GATEWAY: &str = "10.0.2.2";
+/// What the firmware starts from when it cannot read the disk.
+const BOOT_FILE: &str = "boot.raw";
 /// The machine's own disk, when it has one.
 const DISK_FILE: &str = "disk.raw";
 /// PEM of who certified the TPM's endorsement keys.
@@ -82,6 +85,7 @@ pub struct Builder {
     tpm: TpmKind,
     memory_mib: u32,
     cpus: u32,
+    hardware: Hardware,
     node: Option<NodeSettings>,
     /// Guest port to wanted host port, 0 to have one picked.
     forwards: BTreeMap<u16, u16>,
@@ -134,6 +138,13 @@ impl Builder {
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
+        self
+    }
+
+    /// Disk bus, sector size, network card, TPM interface; default: [`Hardware::default`], all of it virtio and CRB.
+    #[must_use]
+    pub fn hardware(mut self, hardware: Hardware) -> Self {
+        self.hardware = hardware;
         self
     }
 
@@ -204,6 +215,7 @@ impl Builder {
     /// Starts it: returns when QEMU runs and answers, which says nothing about the guest yet.
     pub fn start(self) -> Result<Machine> {
         check_name(&self.name)?;
+        self.hardware.check()?;
         let dir = self.dir.clone().unwrap_or_else(|| {
             std::env::temp_dir().join(format!("pillar-{}", std::process::id())).join(&self.name)
         });
@@ -250,8 +262,21 @@ impl Builder {
         let Some((path, mode)) = &self.disk else { return Ok(None) };
         let image = Image::of(path)?;
         let own = dir.join(DISK_FILE);
+        let bytes = self.hardware.disk_bytes(image.size_bytes);
+        if *mode != DiskMode::Copy && bytes != image.size_bytes {
+            return Err(Error::SdSize { path: image.path, bytes: image.size_bytes });
+        }
         if *mode == DiskMode::Copy && !own.is_file() {
             copy_sparse(&image.path, &own)?;
+        }
+        if *mode == DiskMode::Copy {
+            // Never smaller: what the machine made of its disk stays.
+            let grow = |file: File| if file.metadata()?.len() < bytes { file.set_len(bytes) } else { Ok(()) };
+            File::options().write(true).open(&own).and_then(grow).map_err(file_error("resize", &own))?;
+        }
+        let boot = dir.join(BOOT_FILE);
+        if !self.hardware.firmware_reads_disk() && !boot.is_file() {
+            extract_esp(&image.path, self.hardware.sector_bytes, &boot)?;
         }
         Ok(Some(image))
     }
@@ -295,6 +320,7 @@ impl Builder {
             path: if *mode == DiskMode::Copy { dir.join(DISK_FILE) } else { image.path.clone() },
             snapshot: *mode == DiskMode::Snapshot,
         });
+        let boot = (disk.is_some() && !self.hardware.firmware_reads_disk()).then(|| dir.join(BOOT_FILE));
         let kernel = match &self.kernel {
             Some(direct) => Some(DirectKernel {
                 kernel: absolute(&direct.kernel)?,
@@ -308,9 +334,11 @@ impl Builder {
             accel,
             memory_mib: self.memory_mib,
             cpus: self.cpus,
+            hardware: self.hardware,
             code,
             secure: matches!(self.firmware, Firmware::SecureBoot { .. }),
             disk,
+            boot,
             kernel,
             tpm: matches!(self.tpm, TpmKind::Swtpm { .. }),
             node: self.node.is_some(),
@@ -447,6 +475,7 @@ impl Machine {
             tpm: TpmKind::swtpm(),
             memory_mib: 512,
             cpus: 1,
+            hardware: Hardware::default(),
             node: Some(NodeSettings {
                 name: Some(name.to_owned()),
                 address: Some(GUEST_ADDRESS.to_owned()),

@@ -2,6 +2,7 @@
 //! Sockets and files of the run folder are named relative to it, which is QEMU's working directory.
 
 use crate::accel::Accel;
+use crate::hardware::Hardware;
 use crate::swtpm::CONTROL_SOCKET;
 use pillar_layout::FW_CFG_NODE;
 use std::ffi::{OsStr, OsString};
@@ -43,11 +44,14 @@ pub(crate) struct Plan {
     pub(crate) accel: Accel,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: u32,
+    pub(crate) hardware: Hardware,
     /// UEFI code; none is a BIOS.
     pub(crate) code: Option<PathBuf>,
     /// The code guards its variables by SMM.
     pub(crate) secure: bool,
     pub(crate) disk: Option<PlannedDisk>,
+    /// The file system that the firmware starts from when it cannot read the disk.
+    pub(crate) boot: Option<PathBuf>,
     pub(crate) kernel: Option<DirectKernel>,
     pub(crate) tpm: bool,
     pub(crate) node: bool,
@@ -116,7 +120,15 @@ impl Plan {
                 OsString::from(format!("if=none,id=disk,format=raw,cache=unsafe,snapshot={snapshot},file="));
             drive.push(escaped(&disk.path));
             line.pair("-drive", drive);
-            line.pair("-device", "virtio-blk-pci,drive=disk,serial=pillar,bootindex=0,addr=0x2");
+            for device in self.hardware.disk_devices("disk", "0x2") {
+                line.pair("-device", device);
+            }
+        }
+        if let Some(boot) = &self.boot {
+            let mut drive = OsString::from("if=none,id=boot,format=raw,cache=unsafe,file=");
+            drive.push(escaped(boot));
+            line.pair("-drive", drive);
+            line.pair("-device", "virtio-blk-pci,drive=boot,bootindex=0,addr=0x7");
         }
         // The guest reaches nothing through its network; the host reaches the forwarded ports.
         let mut network = "user,id=net,restrict=on,ipv6=off".to_owned();
@@ -124,7 +136,8 @@ impl Plan {
             network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
         }
         line.pair("-netdev", network);
-        line.pair("-device", "virtio-net-pci,netdev=net,mac=52:54:00:70:69:01,romfile=,addr=0x3");
+        let nic = self.hardware.nic_device();
+        line.pair("-device", format!("{nic},netdev=net,mac=52:54:00:70:69:01,romfile=,addr=0x3"));
         line.pair("-object", "rng-random,id=random,filename=/dev/urandom");
         line.pair("-device", "virtio-rng-pci,rng=random,addr=0x4");
         if self.watchdog {
@@ -132,7 +145,12 @@ impl Plan {
         }
         if self.tpm {
             line.pair("-chardev", format!("socket,id=tpm,path={TPM_DIR}/{CONTROL_SOCKET}"));
-            line.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm").pair("-device", "tpm-crb,tpmdev=tpm0");
+            let tpm = self.hardware.tpm_device();
+            line.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm")
+                .pair("-device", format!("{tpm},tpmdev=tpm0"));
+        }
+        if self.hardware.display {
+            line.pair("-device", "VGA,romfile=,addr=0x6");
         }
         if self.node {
             line.pair("-fw_cfg", format!("name={FW_CFG_NODE},file={NODE_FILE}"));
@@ -189,6 +207,7 @@ pub(crate) fn shell_quoted(program: &str, arguments: &[OsString]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hardware::{DiskBus, Nic, TpmInterface};
 
     fn plan() -> Plan {
         Plan {
@@ -196,9 +215,11 @@ mod tests {
             accel: Accel::Tcg,
             memory_mib: 512,
             cpus: 1,
+            hardware: Hardware::default(),
             code: Some("/fw/code.fd".into()),
             secure: true,
             disk: Some(PlannedDisk { path: "/out/a,b.raw".into(), snapshot: true }),
+            boot: None,
             kernel: None,
             tpm: true,
             node: true,
@@ -247,6 +268,38 @@ mod tests {
             assert!(!line.contains(unwanted), "{unwanted} is in {line}");
         }
         assert!(line.contains("restrict=on"), "the guest never reaches out: {line}");
+    }
+
+    #[test]
+    fn devices_are_those_of_the_hardware() {
+        // (hardware, what is there, what is not)
+        let usual = Hardware::default();
+        let table = [
+            (usual, "-device virtio-blk-pci,drive=disk,addr=0x2,serial=pillar,bootindex=0", "VGA"),
+            (usual, "-device virtio-net-pci,netdev=net,mac=52:54:00:70:69:01,romfile=,addr=0x3", "e1000e"),
+            (usual, "-device tpm-crb,tpmdev=tpm0", "tpm-tis"),
+            (Hardware { nic: Nic::E1000e, ..usual }, "-device e1000e,netdev=net,", "virtio-net"),
+            (Hardware { nic: Nic::Igb, ..usual }, "-device igb,netdev=net,", "virtio-net"),
+            (Hardware { nic: Nic::Vmxnet3, ..usual }, "-device vmxnet3,netdev=net,", "virtio-net"),
+            (Hardware { tpm: TpmInterface::Tis, ..usual }, "-device tpm-tis,tpmdev=tpm0", "tpm-crb"),
+            (
+                Hardware { disk_bus: DiskBus::Nvme, ..usual },
+                "-device nvme,drive=disk,addr=0x2,",
+                "virtio-blk",
+            ),
+            (Hardware { disk_bus: DiskBus::Usb, ..usual }, "-device qemu-xhci,id=usb,addr=0x2", "virtio-blk"),
+            (Hardware { display: true, ..usual }, "-device VGA,", "qxl"),
+        ];
+        let sd = Hardware { disk_bus: DiskBus::Sd, ..usual };
+        let line = text(&Plan { hardware: sd, boot: Some("/run/boot.raw".into()), ..plan() });
+        assert!(line.contains("-device sd-card,drive=disk"), "{line}");
+        assert!(line.contains("-device virtio-blk-pci,drive=boot,bootindex=0,"), "{line}");
+        assert_eq!(line.matches("bootindex=0").count(), 1, "{line}");
+        for (hardware, there, not) in table {
+            let line = text(&Plan { hardware, ..plan() });
+            assert!(line.contains(there), "{there} is not in {line}");
+            assert!(!line.contains(not), "{not} is in {line}");
+        }
     }
 
     #[test]

@@ -20,9 +20,10 @@ const WORKLOAD: Duration = Duration::from_secs(20);
 
 pub fn run(run_dir: &Path, output: Output, options: &Up) -> Result<()> {
     let names = options.names()?;
+    options.hardware().check()?;
     let image = match &options.image {
         Some(image) => image.clone(),
-        None => newest_image(&options.images(), &options.flavour)?,
+        None => newest_image(&options.images(), &options.flavour, options.image_extension())?,
     };
     // All of them boot at once; each is told of as it comes.
     let results: Vec<Result<Shown>> = std::thread::scope(|scope| {
@@ -81,7 +82,11 @@ fn builder(dir: &Path, name: &str, image: &Path, options: &Up) -> pillar_qemu::B
         .memory_mib(options.memory)
         .cpus(options.cpus)
         .firmware(if options.no_secure_boot { Firmware::NoSecureBoot } else { Firmware::setup_mode() })
-        .tpm(if options.no_tpm { TpmKind::None } else { TpmKind::swtpm() });
+        .hardware(options.hardware())
+        .tpm(match options.no_tpm {
+            true => TpmKind::None,
+            false => TpmKind::Swtpm { banks: options.tpm_banks.clone(), ca: None },
+        });
     for forward in &options.forward {
         builder = builder.forward_from(forward.host, forward.guest);
     }
@@ -100,12 +105,14 @@ fn clear_remains(dir: &Path, name: &str, old: &Record, image: &Path, options: &U
     }
     if old.image.as_ref() != Some(&Image::of(image)?) {
         say(name, "gets the disk of another image than last time; its TPM and firmware variables stay");
-        match fs::remove_file(dir.join("disk.raw")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("cannot remove the old disk in {}", dir.display()));
+        for file in ["disk.raw", "boot.raw"] {
+            match fs::remove_file(dir.join(file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("cannot remove the old disk in {}", dir.display()));
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
     Ok(())
@@ -198,8 +205,8 @@ fn say(name: &str, words: &str) {
     let _ = writeln!(io::stderr(), "{name}: {words}");
 }
 
-fn newest_image(out: &Path, flavour: &str) -> Result<PathBuf> {
-    let end = format!("_{flavour}.raw");
+fn newest_image(out: &Path, flavour: &str, extension: &str) -> Result<PathBuf> {
+    let end = format!("_{flavour}.{extension}");
     let is_image = |name: &str| name.starts_with("pillar_") && name.ends_with(&end);
     let entries = fs::read_dir(out).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
     let newest = entries
@@ -220,7 +227,7 @@ mod tests {
     #[test]
     fn the_newest_image_is_taken_and_none_is_said() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let error = newest_image(dir.path(), "virt").expect_err("there is none");
+        let error = newest_image(dir.path(), "virt", "raw").expect_err("there is none");
         assert!(
             error.downcast_ref::<Error>().and_then(Error::hint).expect("a hint").contains("./just image")
         );
@@ -230,7 +237,13 @@ mod tests {
             let file = fs::File::create(dir.path().join(name)).expect("created");
             file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).expect("dated");
         }
-        assert_eq!(newest_image(dir.path(), "virt").expect("found"), dir.path().join("pillar_2_virt.raw"));
-        assert_eq!(newest_image(dir.path(), "metal").expect("found"), dir.path().join("pillar_3_metal.raw"));
+        assert_eq!(
+            newest_image(dir.path(), "virt", "raw").expect("found"),
+            dir.path().join("pillar_2_virt.raw")
+        );
+        assert_eq!(
+            newest_image(dir.path(), "metal", "raw").expect("found"),
+            dir.path().join("pillar_3_metal.raw")
+        );
     }
 }

@@ -91,7 +91,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "pillar-tools",
             ],
         ),
-        ("pillar-qemu", &["pillar-layout", "pillar-model", "pillar-tools"]),
+        ("pillar-qemu", &["pillar-layout", "pillar-model", "pillar-slot", "pillar-tools"]),
         ("pillar-hello", &[]),
     ])
 }
