@@ -26,6 +26,8 @@ const MESSAGE_MAX_BYTES: usize = 1024;
 const OFFSET_UNIT_BYTES: u64 = 512;
 const LUKS2: &CStr = c"LUKS2";
 const LOG_ERROR: c_int = 1;
+/// No slot in particular: what a new one would have.
+const ANY_SLOT: c_int = -1;
 const PBKDF_NO_BENCHMARK: u32 = 1 << 1;
 const ACTIVATE_KEYRING_KEY: u32 = 1 << 11;
 const ACTIVATE_NO_JOURNAL: u32 = 1 << 12;
@@ -93,6 +95,7 @@ unsafe extern "C" {
         params: *mut c_void,
     ) -> c_int;
     fn crypt_load(cd: *mut Context, requested_type: *const c_char, params: *mut c_void) -> c_int;
+    fn crypt_keyslot_get_encryption(cd: *mut Context, keyslot: c_int, key_size: *mut usize) -> *const c_char;
     fn crypt_keyslot_set_encryption(cd: *mut Context, cipher: *const c_char, key_size: usize) -> c_int;
     fn crypt_keyslot_add_by_volume_key(
         cd: *mut Context,
@@ -460,12 +463,36 @@ impl Device {
         const WHAT: &str = "set the parameters of a key slot of";
         let encryption = c_text(params.encryption, WHAT, &self.path)?;
         let context = self.context.as_ptr();
-        // SAFETY: the context is live; the string ends in a NUL and is copied.
-        let code = unsafe { crypt_keyslot_set_encryption(context, encryption.as_ptr(), params.key_bytes) };
-        self.done(WHAT, code)?;
+        let mut key_bytes = 0;
+        // SAFETY: the context is live and the size is written. The answer is null or a string of the context's, which
+        // is compared before anything else can change it.
+        let is_so = unsafe {
+            let found = crypt_keyslot_get_encryption(context, ANY_SLOT, &raw mut key_bytes);
+            !found.is_null()
+                && CStr::from_ptr(found) == encryption.as_c_str()
+                && key_bytes == params.key_bytes
+        };
+        if !is_so {
+            self.keyslot_encryption(WHAT, &encryption, params.key_bytes)?;
+        }
         let pbkdf = pbkdf_type(params.pbkdf2);
         // SAFETY: the context is live; the structure and its strings are copied.
         self.done(WHAT, unsafe { crypt_set_pbkdf_type(context, &raw const pbkdf) })?;
+        Ok(())
+    }
+
+    /// Refused by libcryptsetup for a volume with integrity, whose key slots have its own default. So it is called only
+    /// when something else is wanted.
+    fn keyslot_encryption(
+        &mut self,
+        operation: &'static str,
+        encryption: &CStr,
+        key_bytes: usize,
+    ) -> Result<(), CryptError> {
+        // SAFETY: the context is live; the string ends in a NUL and is copied.
+        let code =
+            unsafe { crypt_keyslot_set_encryption(self.context.as_ptr(), encryption.as_ptr(), key_bytes) };
+        self.done(operation, code)?;
         Ok(())
     }
 

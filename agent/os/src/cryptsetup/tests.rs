@@ -95,6 +95,10 @@ fn a_failure_says_what_libcryptsetup_said() {
     let cipher = FormatParams { cipher: "rot13", ..FORMAT };
     let error = device.format_luks2(&cipher, &[7; 64]).expect_err("no such cipher");
     assert!(error.message.len() > 10 && error.message != "it says nothing more", "{error}");
+    let smaller = KeyslotParams { encryption: "rot13", ..SLOT };
+    device.format_luks2(&FORMAT, &[7; 64]).expect("a volume");
+    let error = device.add_keyslot(0, &[7; 64], b"first", &smaller).expect_err("no such cipher");
+    assert_eq!(error.operation, "set the parameters of a key slot of");
     let nul = device.set_label("a\0b", "").expect_err("a NUL");
     assert_eq!(nul.message, "an argument has a NUL in it");
 }
