@@ -14,6 +14,10 @@ default:
 image *args: (tools args) keys
     @{{ bin }}/pillar-image build "$@"
 
+# Write the image to a disk: flash DEVICE, or flash --list to see which there are
+flash *args: programs
+    @{{ bin }}/pillar-image flash "$@"
+
 # Boot the image under QEMU with a TPM and Secure Boot, wait until it answers, show its status
 up *args: programs
     @{{ bin }}/pillar-qemu up "$@"

@@ -6,6 +6,7 @@
 //! rustix or nix have a safe call, that is used.
 #![allow(unsafe_code)]
 
+mod block;
 mod child;
 #[cfg(feature = "cryptsetup")]
 pub mod cryptsetup;
@@ -18,6 +19,7 @@ mod signals;
 mod uevent;
 mod watchdog;
 
+pub use block::reread_partitions;
 pub use child::{Child, Identity, MountStep, Output, SpawnError};
 pub use dm::{Device, DmError, Mapper};
 pub use ext4::{device_bytes, ext4_resize, ext4_set_uuid};

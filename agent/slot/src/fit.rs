@@ -78,22 +78,42 @@ pub enum FitError {
     },
 }
 
-/// Says how to fit the table of a disk of `blocks` blocks to it; `None` when it fits already. `read(offset, bytes)` returns exactly
-/// `bytes` bytes of the disk, or of the image that is to lie there; what it cannot read (the backup behind an image's
-/// end) counts as damaged. The primary copy is believed when it is whole, else the backup at the disk's end.
+/// Says how to fit the table of a disk of `blocks` blocks to it; `None` when it fits already. `read(offset, bytes)`
+/// returns exactly `bytes` bytes of the disk; what it cannot read counts as damaged. The primary copy is believed when
+/// it is whole, else the backup at the disk's end.
 pub fn fit(
     block_size: u32,
     blocks: u64,
     mut read: impl FnMut(u64, usize) -> io::Result<Vec<u8>>,
 ) -> Result<Option<Fit>, FitError> {
+    let fit = plan(block_size, blocks, &mut read, false)?;
+    Ok(if fit.writes.is_empty() { None } else { Some(fit) })
+}
+
+/// The same for a disk that has no table yet: every write, the table being that of the image that `read` reads. The
+/// image may be smaller than the disk, and larger by what lies behind its last partition.
+pub fn lay(
+    block_size: u32,
+    blocks: u64,
+    mut read: impl FnMut(u64, usize) -> io::Result<Vec<u8>>,
+) -> Result<Fit, FitError> {
+    plan(block_size, blocks, &mut read, true)
+}
+
+fn plan(
+    block_size: u32,
+    blocks: u64,
+    read: &mut impl FnMut(u64, usize) -> io::Result<Vec<u8>>,
+    whatever_is_there: bool,
+) -> Result<Fit, FitError> {
     let disk = Disk::new(block_size, blocks)?;
-    let (source, from_primary) = match disk.copy(PRIMARY_LBA, &mut read) {
+    let (source, from_primary) = match disk.copy(PRIMARY_LBA, read) {
         Ok(primary) => (primary, true),
         Err(primary) => {
-            if let Some(needed) = needed_on_a_larger_disk(disk, &primary, &mut read) {
+            if let Some(needed) = needed_on_a_larger_disk(disk, &primary, read) {
                 return Err(FitError::Small { has: blocks * u64::from(block_size), needed });
             }
-            match disk.copy(blocks - 1, &mut read) {
+            match disk.copy(blocks - 1, read) {
                 Ok(backup) => (backup, false),
                 Err(backup) => return Err(GptError::Both { primary, backup }.into()),
             }
@@ -105,7 +125,7 @@ pub fn fit(
     let mut backup = Vec::new();
     let mut stale = |list: &mut Vec<DiskWrite>, lba: u64, bytes: Vec<u8>| {
         let offset = lba * u64::from(block_size);
-        if read(offset, bytes.len()).ok().as_deref() != Some(&bytes) {
+        if whatever_is_there || read(offset, bytes.len()).ok().as_deref() != Some(&bytes) {
             list.push(DiskWrite { offset, bytes });
         }
     };
@@ -117,21 +137,18 @@ pub fn fit(
     // Firmware looks at the protective MBR before it looks at a table; it is the same size for both copies, and
     // one sector, so it goes between them.
     let mut between = Vec::new();
-    if !mbr_covers(read(0, block_size as usize).ok().as_deref(), &mbr) {
+    if whatever_is_there || !mbr_covers(read(0, block_size as usize).ok().as_deref(), &mbr) {
         between.push(DiskWrite { offset: 0, bytes: mbr });
     }
     let writes = if from_primary { [backup, between, primary] } else { [primary, between, backup] }.concat();
-    if writes.is_empty() {
-        return Ok(None);
-    }
     let bytes = |lba: u64| lba * u64::from(block_size);
-    Ok(Some(Fit {
+    Ok(Fit {
         writes,
         state_number: shape.state_number,
         state_offset: bytes(shape.state_first),
         state_bytes_before: bytes(shape.state_last_before + 1 - shape.state_first),
         state_bytes: bytes(shape.state_last + 1 - shape.state_first),
-    }))
+    })
 }
 
 /// When the primary copy is refused only because its partitions end behind this disk: the bytes that they need.

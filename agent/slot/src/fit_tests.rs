@@ -135,6 +135,22 @@ fn on_a_larger_disk_the_state_partition_ends_at_the_last_whole_mib() {
 }
 
 #[test]
+fn a_disk_without_a_table_gets_all_of_it() {
+    for (block, size) in [(512, IMAGE), (4096, IMAGE), (512, 9 * MIB), (4096, IMAGE - 512 * 1024)] {
+        let image = Bytes::pillar(block);
+        let read = |offset, bytes| image.read(offset, bytes);
+        let fit = lay(block, size / u64::from(block), read).expect("fits");
+        let mut disk = Bytes { block, disk: vec![0; size as usize] };
+        for (done, write) in fit.writes.iter().enumerate() {
+            assert_eq!(disk.gpt().is_ok(), done >= 2, "the backup is whole first");
+            disk.put(write.offset, &write.bytes);
+        }
+        assert_eq!(disk.gpt().expect("a table").warning(), None);
+        assert_eq!(disk.fit().expect("fits"), None);
+    }
+}
+
+#[test]
 fn a_damaged_copy_is_made_whole_from_the_other() {
     for block in [512_u32, 4096] {
         let whole = Bytes::pillar(block).on(9 * MIB).fitted();

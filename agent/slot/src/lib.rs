@@ -17,7 +17,7 @@ mod verity;
 pub use cmdline::{CmdlineError, root_hash, value};
 pub use entry::{BootEntry, EntryError, Tries};
 pub use erofs::{EROFS_HEAD_BYTES, erofs_bytes};
-pub use fit::{ALIGNMENT, DiskWrite, Fit, FitError, fit};
+pub use fit::{ALIGNMENT, DiskWrite, Fit, FitError, fit, lay};
 pub use gpt::{CopyError, Gpt, GptError, Guid, GuidError, Partition, limits as gpt_limits};
 pub use pair::{PairError, RootPair, find_by_type, root_pair};
 pub use verity::{Superblock, SuperblockError, TableError, limits as verity_limits};

@@ -149,6 +149,23 @@ pub enum Error {
     /// The flavour's module list.
     #[error(transparent)]
     Module(#[from] UnknownModule),
+    /// Writing a disk.
+    #[error(transparent)]
+    Flash(#[from] pillar_flash::Error),
+    /// No image to write.
+    #[error("there is no disk image (pillar_….raw) in {}", .0.display())]
+    NoDiskImage(PathBuf),
+    /// The image is not the one that the release beside it names.
+    #[error("{} is not what {} says: its digest is another one", .path.display(), .release.display())]
+    NotOfRelease {
+        /// The image.
+        path: PathBuf,
+        /// The release.
+        release: PathBuf,
+    },
+    /// Nobody said that the disk may be overwritten.
+    #[error("not confirmed, nothing was written: {0}")]
+    Unconfirmed(String),
     /// Predicting what the image measures to.
     #[error("cannot predict what the image measures to")]
     Predict(#[from] pillar_measure::predict::Error),
@@ -169,6 +186,9 @@ impl Error {
     /// What a person can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if let Error::Flash(error) = self {
+            return error.hint().map(str::to_owned);
+        }
         if self.is_disk_full() {
             return Some(
                 "make room on that disk, then run the command again; nothing was changed".to_owned(),
@@ -176,6 +196,9 @@ impl Error {
         }
         let hint = match self {
             Error::Keys(error) => return error.hint(),
+            Error::NoDiskImage(_) => "`./just image` builds one; others: --image FILE",
+            Error::NotOfRelease { .. } => "build the image again with `./just image`",
+            Error::Unconfirmed(_) => "type the disk's name when asked, or say --yes",
             Error::NoProject(_) => "run it through `./just image` from the clone",
             Error::Usage(_) => "`./just image --help` lists what is understood",
             Error::Flavour { .. } => "say flavour=NAME with one of these; each is a file in image/flavours",

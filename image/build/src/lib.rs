@@ -15,6 +15,7 @@ pub mod digest;
 pub mod disk;
 pub mod elf;
 pub mod error;
+pub mod flash;
 pub mod flavour;
 pub mod list;
 pub mod lock;

@@ -8,7 +8,7 @@ use pillar_image::options::{
     Action, BuildOptions, Format, ListOptions, LockOptions, Options, words_to_flags,
 };
 use pillar_image::progress::Progress;
-use pillar_image::{list, lock, run};
+use pillar_image::{flash, list, lock, run};
 use pillar_tools::Tools;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -25,13 +25,25 @@ fn main() -> ExitCode {
         Action::Build(options) => build(options),
         Action::List(options) => show(options),
         Action::Lock(options) => renew(options),
+        Action::Flash(options) => flash::run(options).and_then(|text| print(&text)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
-            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+fn exit_code(error: &Error) -> u8 {
+    use pillar_flash::Error as FlashError;
+    match error {
+        Error::Usage(_) => 2,
+        Error::Unconfirmed(_) | Error::NotOfRelease { .. } | Error::NoDiskImage(_) => 3,
+        Error::Flash(FlashError::Refused { .. } | FlashError::NoImage { .. }) => 3,
+        Error::Flash(FlashError::Interrupted { .. }) => 130,
+        _ => 1,
     }
 }
 

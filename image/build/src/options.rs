@@ -23,6 +23,9 @@ pub struct Options {
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the image was not built (nothing was changed), 2 wrong usage, \
                           129, 130, 143 interrupted by SIGHUP, SIGINT, SIGTERM (nothing was changed).";
 
+const FLASH_EXIT_CODES: &str = "Exit codes: 0 written and compared, 1 failed (the disk does not boot), 2 wrong usage, \
+                                3 refused (nothing was written), 130 interrupted (the disk does not boot).";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Action {
@@ -32,6 +35,9 @@ pub enum Action {
     List(ListOptions),
     /// Resolve the Debian packages anew, write the lock files, show what changed
     Lock(LockOptions),
+    /// Write an image to a disk, read it back, and make it bootable last of all
+    #[command(after_help = FLASH_EXIT_CODES)]
+    Flash(FlashOptions),
 }
 
 /// How results are printed.
@@ -117,6 +123,28 @@ pub struct ListOptions {
     /// A sealed root (pillar_VERSION_FLAVOUR.root)
     pub file: PathBuf,
     /// How to print the list
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Options of `flash`.
+#[derive(Debug, Clone, Args)]
+pub struct FlashOptions {
+    /// The disk's node (/dev/sdb), or an existing file of the wanted size
+    pub device: Option<PathBuf>,
+    /// Show this machine's disks, and which of them may be overwritten
+    #[arg(long, conflicts_with_all = ["device", "image", "yes"])]
+    pub list: bool,
+    /// The image [default: the newest in --out that is made for the disk's sectors]
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Where images are looked for
+    #[arg(long, default_value = "out")]
+    pub out: PathBuf,
+    /// Do not ask for the disk's name
+    #[arg(long)]
+    pub yes: bool,
+    /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }

@@ -79,9 +79,11 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ),
         ("pillar-tools", &[]),
         ("pillar-keys", &["pillar-layout", "pillar-model", "pillar-tools"]),
+        ("pillar-flash", &["pillar-slot", "pillar-os"]),
         (
             "pillar-image",
             &[
+                "pillar-flash",
                 "pillar-layout",
                 "pillar-model",
                 "pillar-measure",
