@@ -65,6 +65,6 @@ test: image
     cargo clippy --workspace --all-targets --quiet -- -D warnings
     cargo test --workspace --no-fail-fast
 
-# Benchmarks beside their peers (bench boot)
+# Benchmarks beside their peers (bench boot, bench flash)
 bench *args: image
     @{{ bin }}/pillar-bench "$@"

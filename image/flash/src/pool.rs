@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::flash::Watch;
-use crate::plan::{CHUNK, Chunk};
+use crate::plan::{Chunk, REQUEST};
 use crate::target::Buffer;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     fn new() -> Self {
-        let len = usize::try_from(CHUNK).unwrap_or(usize::MAX);
+        let len = usize::try_from(REQUEST).unwrap_or(usize::MAX);
         Self { image: Buffer::new(len), disk: Buffer::new(len) }
     }
 }

@@ -5,6 +5,7 @@
 mod bare;
 mod boot;
 mod figures;
+mod flash;
 mod image;
 mod machine;
 mod memory;
@@ -47,6 +48,12 @@ enum Command {
         #[command(flatten)]
         shape: ShapeArguments,
     },
+    /// Writing an image to a disk, against dd (needs root and loop devices)
+    Flash {
+        /// Runs of each, alternated
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+    },
     /// `./just image` after a change to the agent alone
     Image,
     /// Resident memory of init and agent in the running image
@@ -72,6 +79,7 @@ fn main() -> ExitCode {
         Command::Boot { runs, shape } => {
             boot::bench(runs, shape.cpus, shape.memory).and_then(|report| print(&report, arguments.output))
         }
+        Command::Flash { runs } => flash::bench(runs).and_then(|report| print(&report, arguments.output)),
         Command::Image => image::bench().and_then(|report| print(&report, arguments.output)),
         Command::Memory { shape } => {
             memory::bench(shape.cpus, shape.memory).and_then(|report| print(&report, arguments.output))
