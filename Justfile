@@ -60,7 +60,7 @@ programs:
     @cargo build --workspace --bins --quiet
 
 # Everything that CI runs: format, lints, tests, machines
-test: image
+test: image (image "flavour=metal")
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --quiet -- -D warnings
     cargo test --workspace --no-fail-fast

@@ -100,7 +100,7 @@ pub fn wait(hash: &RootHash, events: &UeventSocket, modules: &mut Modules) -> Re
 }
 
 /// Takes all events that wait, loading modules.
-fn take_events(events: &UeventSocket, modules: &mut Modules) {
+pub fn take_events(events: &UeventSocket, modules: &mut Modules) {
     loop {
         match events.next() {
             Ok(Some(event)) => {

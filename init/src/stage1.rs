@@ -41,6 +41,8 @@ pub fn run() -> anyhow::Result<Infallible> {
     modules.load_for_all_devices();
     // What was loaded so far is part of the initrd, which the firmware and the stub have measured as a whole.
     ima::load_policy();
+    // Some watchdogs are devices that another driver makes: Intel's is, of the bus that it lies on.
+    disk::take_events(&events, &mut modules);
     let watchdog = watchdog::arm_for_stage_1();
     phases.push(phase_now("modules-loaded"));
 

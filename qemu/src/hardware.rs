@@ -137,8 +137,8 @@ impl Hardware {
         }
     }
 
-    /// Values of `-device` for the drive of that id, controller first.
-    pub(crate) fn disk_devices(&self, drive: &str, address: &str) -> Vec<String> {
+    /// Values of `-device` for the drive of that id, controller first. The lowest boot index is started from.
+    pub(crate) fn disk_devices(&self, drive: &str, address: &str, boot_index: u8) -> Vec<String> {
         let mut disk = match self.disk_bus {
             DiskBus::VirtioBlk => format!("virtio-blk-pci,drive={drive},addr={address}"),
             DiskBus::Nvme => format!("nvme,drive={drive},addr={address}"),
@@ -150,7 +150,7 @@ impl Hardware {
                 return vec![format!("sdhci-pci,addr={address}"), format!("sd-card,drive={drive}")];
             }
         };
-        disk.push_str(",serial=pillar,bootindex=0");
+        disk.push_str(&format!(",serial=pillar,bootindex={boot_index}"));
         if self.sector_bytes != SECTOR_USUAL {
             let bytes = self.sector_bytes;
             disk.push_str(&format!(",logical_block_size={bytes},physical_block_size={bytes}"));
@@ -211,16 +211,16 @@ mod tests {
             let mut expected: Vec<String> =
                 vec![controller.to_owned(), format!("{disk},serial=pillar,bootindex=0")];
             expected.retain(|device| !device.is_empty());
-            assert_eq!(with(bus, SECTOR_USUAL).disk_devices("disk", "0x2"), expected, "{bus}");
+            assert_eq!(with(bus, SECTOR_USUAL).disk_devices("disk", "0x2", 0), expected, "{bus}");
             assert!(with(bus, SECTOR_USUAL).check().is_ok(), "{bus}");
             assert_eq!(with(bus, SECTOR_4K).check().is_ok(), has_4k, "{bus}");
             if let Some(last) = expected.last_mut().filter(|_| has_4k) {
                 last.push_str(BLOCKS);
-                assert_eq!(with(bus, SECTOR_4K).disk_devices("disk", "0x2"), expected, "{bus}");
+                assert_eq!(with(bus, SECTOR_4K).disk_devices("disk", "0x2", 0), expected, "{bus}");
             }
         }
         assert_eq!(
-            with(DiskBus::Sd, SECTOR_USUAL).disk_devices("disk", "0x2"),
+            with(DiskBus::Sd, SECTOR_USUAL).disk_devices("disk", "0x2", 0),
             ["sdhci-pci,addr=0x2", "sd-card,drive=disk"]
         );
         let refused = with(DiskBus::Sd, SECTOR_4K).check().expect_err("no such card").to_string();

@@ -120,7 +120,9 @@ impl Plan {
                 OsString::from(format!("if=none,id=disk,format=raw,cache=unsafe,snapshot={snapshot},file="));
             drive.push(escaped(&disk.path));
             line.pair("-drive", drive);
-            for device in self.hardware.disk_devices("disk", "0x2") {
+            // A kernel that QEMU starts itself has index 0.
+            let boot_index = u8::from(self.kernel.is_some());
+            for device in self.hardware.disk_devices("disk", "0x2", boot_index) {
                 line.pair("-device", device);
             }
         }

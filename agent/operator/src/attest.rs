@@ -19,9 +19,6 @@ use std::error::Error;
 use std::path::Path;
 use tonic::Code;
 
-/// The bank that is quoted and judged.
-const BANK: Bank = Bank::Sha256;
-
 /// The verifier knows the values; how to pin others is ours to say.
 const HINT_FIRMWARE: &str = "if you changed the firmware, its settings or the hardware, `pillar attest --forget` learns \
     this machine anew; if nobody did, find out who did";
@@ -49,7 +46,7 @@ struct Answer {
 }
 
 /// Challenges a pillar and judges its answer.
-pub async fn online(target: &Target, judge: &Judge, forget: bool) -> Outcome<Report> {
+pub async fn online(target: &Target, judge: &Judge, bank: Bank, forget: bool) -> Outcome<Report> {
     let place = Place::find(target)?;
     let reference = Reference::load(&place.files, judge)?;
     let pins_path = place.files.pins(judge);
@@ -58,21 +55,25 @@ pub async fn online(target: &Target, judge: &Judge, forget: bool) -> Outcome<Rep
         Some(path) if !forget => Pins::read(path)?,
         _ => None,
     };
-    let answer = match ask(&place, target).await {
+    let answer = match ask(&place, target, bank).await {
         Ok(answer) => answer,
         Err(NoEvidence::Failure(failure)) => return Err(failure),
         Err(NoEvidence::Refusal(reason)) => return Ok(no_evidence(place.name, &reason)),
     };
-    let same_tpm = SameTpm::Activated(&answer.secret);
-    let (mut report, verified) =
-        judged(&place.name, &answer.evidence, &answer.binding, &reference, pins.as_ref(), same_tpm, true);
+    let expected = Expected {
+        reference: &reference,
+        bank,
+        pins: pins.as_ref(),
+        same_tpm: SameTpm::Activated(&answer.secret),
+    };
+    let (mut report, verified) = judged(&place.name, &answer.evidence, &answer.binding, &expected, true);
     let Some(verified) = verified else { return Ok(report) };
     match (&pins_path, &pins) {
         (Some(path), None) => {
-            Pins::of(&verified).write(path)?;
+            Pins::of(&verified, None).write(path)?;
             report.checks.push(note("pins", format!("learnt now, kept in {}", path.display())));
         }
-        (Some(path), Some(_)) => Pins::of(&verified).write(path)?,
+        (Some(path), Some(old)) => Pins::of(&verified, Some(old)).write(path)?,
         (None, _) => {
             report.checks.push(note("pins", "nothing is kept: --pins FILE would notice a change next time"));
         }
@@ -81,9 +82,9 @@ pub async fn online(target: &Target, judge: &Judge, forget: bool) -> Outcome<Rep
 }
 
 /// Challenges a pillar and saves its answer.
-pub async fn save(target: &Target, path: &Path) -> Outcome<String> {
+pub async fn save(target: &Target, bank: Bank, path: &Path) -> Outcome<String> {
     let place = Place::find(target)?;
-    let answer = match ask(&place, target).await {
+    let answer = match ask(&place, target, bank).await {
         Ok(answer) => answer,
         Err(NoEvidence::Failure(failure)) => return Err(failure),
         Err(NoEvidence::Refusal(reason)) => {
@@ -101,7 +102,7 @@ pub async fn save(target: &Target, path: &Path) -> Outcome<String> {
 }
 
 /// Judges a saved answer.
-pub fn offline(path: &Path, judge: &Judge, run: &Run) -> Outcome<Report> {
+pub fn offline(path: &Path, judge: &Judge, bank: Bank, run: &Run) -> Outcome<Report> {
     let saved = Saved::read(path)?;
     let files = files_of(run, &saved.name);
     let reference = Reference::load(&files, judge)?;
@@ -118,8 +119,8 @@ pub fn offline(path: &Path, judge: &Judge, run: &Run) -> Outcome<Report> {
         ));
     };
     let same_tpm = SameTpm::PinnedAk(&pins.ak_name.0);
-    let (mut report, _) =
-        judged(&saved.name, &saved.evidence, &saved.binding, &reference, Some(&pins), same_tpm, false);
+    let expected = Expected { reference: &reference, bank, pins: Some(&pins), same_tpm };
+    let (mut report, _) = judged(&saved.name, &saved.evidence, &saved.binding, &expected, false);
     if report.is_verified() {
         report.checks.push(note(
             "freshness",
@@ -129,33 +130,41 @@ pub fn offline(path: &Path, judge: &Judge, run: &Run) -> Outcome<Report> {
     Ok(report)
 }
 
+/// What evidence is held against.
+struct Expected<'a> {
+    reference: &'a Reference,
+    bank: Bank,
+    pins: Option<&'a Pins>,
+    same_tpm: SameTpm<'a>,
+}
+
 /// Runs the verifier, then what it cannot know: the pinned key of an online answer, and the machine's name.
 fn judged(
     name: &str,
     evidence: &Evidence,
     binding: &Binding,
-    reference: &Reference,
-    pins: Option<&Pins>,
-    same_tpm: SameTpm<'_>,
+    expected: &Expected<'_>,
     fresh: bool,
 ) -> (Report, Option<Verified>) {
+    let Expected { reference, bank, pins, same_tpm } = *expected;
     // Another TPM's values say nothing about this one: all other checks run without them, then it is refused.
     let own = pins
         .filter(|pins| pillar_verify::ak_name(&evidence.ak_public).is_ok_and(|name| name == pins.ak_name.0));
+    let firmware = own.and_then(|pins| pins.firmware.get(&bank));
     let policy = Policy {
         releases: &[&reference.release],
-        bank: BANK,
+        bank,
         ek_roots: &reference.ek_roots,
         ek_intermediates: &reference.ek_intermediates,
         same_tpm,
-        firmware: own.map_or(Firmware::Learn, |pins| Firmware::Pinned(&pins.firmware)),
+        firmware: firmware.map_or(Firmware::Learn, Firmware::Pinned),
         exit_boot_services: ExitBootServices::Required,
         // A saved answer may be older than the last one that was judged.
         previous: own.filter(|_| fresh).map(|pins| pins.counters),
         now_unix_s: now_unix_s(),
     };
     let (steps, result) = pillar_verify::judge(evidence, binding, &policy);
-    let mut report = Report::from_verifier(name, &steps, &result, own.is_none());
+    let mut report = Report::from_verifier(name, &steps, &result, firmware.is_none());
     let verified = match result {
         Ok(verified) => verified,
         Err(rejection) => {
@@ -214,7 +223,7 @@ fn no_evidence(name: String, reason: &str) -> Report {
 }
 
 /// Draws a challenge for the pillar's keys and has it answered on one connection.
-async fn ask(place: &Place, target: &Target) -> Result<Answer, NoEvidence> {
+async fn ask(place: &Place, target: &Target, bank: Bank) -> Result<Answer, NoEvidence> {
     let mut connected = connect(place, target).await?;
     let reply = connected.client.identity(proto::IdentityRequest {}).await.map_err(no_answer)?;
     let identity = Identity::try_from(reply.into_inner()).map_err(malformed)?;
@@ -231,7 +240,7 @@ async fn ask(place: &Place, target: &Target) -> Result<Answer, NoEvidence> {
         nonce: Nonce(nonce),
         credential_blob: credential.blob,
         encrypted_secret: credential.encrypted_secret,
-        bank: BANK,
+        bank,
         pcrs: QUOTED.iter().filter_map(|pcr| PcrIndex::new(*pcr).ok()).collect(),
     };
     let reply =

@@ -1,6 +1,7 @@
 //! The command line as types. Every help text is here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pillar_model::Bank;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -51,6 +52,8 @@ pub enum Action {
         target: Target,
         #[command(flatten)]
         judge: Judge,
+        #[command(flatten)]
+        bank: BankChoice,
         /// Learn this machine anew, whatever was pinned (after a firmware update that you made yourself)
         #[arg(long)]
         forget: bool,
@@ -63,6 +66,8 @@ pub enum Action {
     Evidence {
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        bank: BankChoice,
         /// File to write; it must not exist yet
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
@@ -76,6 +81,8 @@ pub enum Action {
         file: PathBuf,
         #[command(flatten)]
         judge: Judge,
+        #[command(flatten)]
+        bank: BankChoice,
         #[command(flatten)]
         run: Run,
         #[command(flatten)]
@@ -156,6 +163,33 @@ pub struct Judge {
     pub pins: Option<PathBuf>,
 }
 
+/// Which of the TPM's banks.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct BankChoice {
+    /// The bank of PCRs that is quoted and judged
+    #[arg(long, value_name = "BANK", default_value = "sha256")]
+    pub bank: QuotedBank,
+}
+
+/// A bank that may be quoted. What a pillar seals, it seals to SHA-256: a machine without that bank is no whole pillar,
+/// and is refused unless it is asked for another one by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuotedBank {
+    /// SHA-256
+    Sha256,
+    /// SHA-384
+    Sha384,
+}
+
+impl From<BankChoice> for Bank {
+    fn from(choice: BankChoice) -> Bank {
+        match choice.bank {
+            QuotedBank::Sha256 => Bank::Sha256,
+            QuotedBank::Sha384 => Bank::Sha384,
+        }
+    }
+}
+
 /// How to print.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Form {
@@ -190,6 +224,7 @@ mod tests {
             "pillar status 127.0.0.1:7443",
             "pillar attest --addr 127.0.0.1:7443 --release r.json --pins p.json --ek-ca ca.pem -o json",
             "pillar attest p2 --forget",
+            "pillar attest p2 --bank sha384",
             "pillar evidence p2 -o p2.cbor",
             "pillar verify p2.cbor --release r.json --ek-ca ca.pem --pins p.json",
             "pillar logs -n 5 -f",
@@ -205,6 +240,7 @@ mod tests {
             "pillar evidence p1",
             "pillar verify",
             "pillar sell",
+            "pillar attest --bank sha1",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -49,12 +49,12 @@ fn report(failure: &Failure) -> ExitCode {
 async fn run(action: Action) -> Outcome<ExitCode> {
     let text = match action {
         Action::Status { target, form } => status::run(&target, form).await?,
-        Action::Attest { target, judge, forget, form } => {
-            return print_report(&attest::online(&target, &judge, forget).await?, form);
+        Action::Attest { target, judge, bank, forget, form } => {
+            return print_report(&attest::online(&target, &judge, bank.into(), forget).await?, form);
         }
-        Action::Evidence { target, output } => attest::save(&target, &output).await?,
-        Action::Verify { file, judge, run, form } => {
-            return print_report(&attest::offline(&file, &judge, &run)?, form);
+        Action::Evidence { target, bank, output } => attest::save(&target, bank.into(), &output).await?,
+        Action::Verify { file, judge, bank, run, form } => {
+            return print_report(&attest::offline(&file, &judge, bank.into(), &run)?, form);
         }
         Action::Logs { target, lines, follow, form } => {
             logs::run(&target, lines, follow, form).await?;

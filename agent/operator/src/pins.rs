@@ -17,23 +17,18 @@ const FILE_MAX_BYTES: u64 = 64 * 1024;
 pub struct Pins {
     /// TPM name (algorithm and digest of the public area) of the attestation key: which TPM it is.
     pub ak_name: Digest,
-    /// The bank of the values below.
-    pub bank: Bank,
-    /// Firmware PCRs.
-    pub firmware: BTreeMap<PcrIndex, Digest>,
+    /// Firmware PCRs, in each bank that was verified.
+    pub firmware: BTreeMap<Bank, BTreeMap<PcrIndex, Digest>>,
     /// The TPM's clock and counters when it was last verified: they may only go up.
     pub counters: Counters,
 }
 
 impl Pins {
-    /// What there is to pin in accepted evidence.
-    pub fn of(verified: &Verified) -> Pins {
-        Pins {
-            ak_name: Digest(verified.ak_name().to_vec()),
-            bank: verified.bank(),
-            firmware: verified.firmware(),
-            counters: verified.counters(),
-        }
+    /// What there is to pin in accepted evidence; of the other banks, what was pinned before.
+    pub fn of(verified: &Verified, old: Option<&Pins>) -> Pins {
+        let mut firmware = old.map(|old| old.firmware.clone()).unwrap_or_default();
+        firmware.insert(verified.bank(), verified.firmware());
+        Pins { ak_name: Digest(verified.ak_name().to_vec()), firmware, counters: verified.counters() }
     }
 
     /// What is pinned, when anything is.
@@ -68,8 +63,10 @@ mod tests {
         assert_eq!(Pins::read(&path).expect("none"), None);
         let pins = Pins {
             ak_name: Digest(vec![0, 11, 1, 2, 3]),
-            bank: Bank::Sha256,
-            firmware: BTreeMap::from([(PcrIndex::new(0).expect("PCR"), Digest(vec![1; 32]))]),
+            firmware: BTreeMap::from([(
+                Bank::Sha256,
+                BTreeMap::from([(PcrIndex::new(0).expect("PCR"), Digest(vec![1; 32]))]),
+            )]),
             counters: Counters {
                 clock_ms: 1,
                 reset_count: 2,
@@ -80,7 +77,7 @@ mod tests {
         };
         pins.write(&path).expect("written");
         assert_eq!(Pins::read(&path).expect("read"), Some(pins));
-        for text in ["", "{}", "{\"ak_name\":\"00\",\"bank\":\"sha256\",\"firmware\":{\"99\":\"00\"}}"] {
+        for text in ["", "{}", "{\"ak_name\":\"00\",\"firmware\":{\"sha256\":{\"99\":\"00\"}}}"] {
             fs::write(&path, text).expect("written");
             assert!(Pins::read(&path).expect_err(text).to_string().contains("cannot understand the pins"));
         }

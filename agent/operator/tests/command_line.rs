@@ -101,7 +101,7 @@ fn pins(path: &Path) {
     let firmware = json!({ "0": value, "1": value, "2": value, "3": value, "5": value });
     let counters =
         json!({ "clock_ms": 1, "reset_count": 1, "restart_count": 0, "safe": true, "firmware_version": 1 });
-    let pins = json!({ "ak_name": format!("000b{value}"), "bank": "sha256", "firmware": firmware, "counters": counters });
+    let pins = json!({ "ak_name": format!("000b{value}"), "firmware": { "sha256": firmware }, "counters": counters });
     fs::write(path, pins.to_string()).expect("written");
 }
 

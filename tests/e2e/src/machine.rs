@@ -37,7 +37,11 @@ pub struct Bench {
 impl Bench {
     /// An empty folder for the test of that name.
     pub fn new(test: &str) -> Result<Bench> {
-        let files = Files::find()?;
+        Self::with(test, Files::find()?)
+    }
+
+    /// The same for another release than the default one.
+    pub fn with(test: &str, files: Files) -> Result<Bench> {
         let dir = workspace().join("out/test").join(test);
         if dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
@@ -83,7 +87,9 @@ impl Bench {
 
     /// The test passed: its disk copy may go, the logs stay.
     pub fn passed(self) {
-        let _ = fs::remove_file(self.dir.join("disk.raw"));
+        for copy in ["disk.raw", "p1/disk.raw", "p1/boot.raw"] {
+            let _ = fs::remove_file(self.dir.join(copy));
+        }
     }
 }
 
@@ -163,6 +169,11 @@ impl Pillar {
 
     /// `pillar attest`, with this test's own pins.
     pub fn attest(&self) -> Result<Answer> {
+        self.attest_with(&[])
+    }
+
+    /// The same with more words.
+    pub fn attest_with(&self, more: &[&str]) -> Result<Answer> {
         let pins = self.dir.join("pins.json");
         let mut words = vec!["attest".to_owned()];
         words.extend(["--release".to_owned(), self.release.display().to_string()]);
@@ -176,13 +187,19 @@ impl Pillar {
             }
         };
         words.extend(["--ek-ca".to_owned(), ca.display().to_string()]);
+        words.extend(more.iter().map(|word| (*word).to_owned()));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.pillar(&words)
     }
 
     /// Attests and expects the verdict "verified".
     pub fn is_verified(&self) -> Result<Answer> {
-        let answer = self.attest()?;
+        self.is_verified_with(&[])
+    }
+
+    /// The same with more words for `pillar attest`.
+    pub fn is_verified_with(&self, more: &[&str]) -> Result<Answer> {
+        let answer = self.attest_with(more)?;
         if answer.code != 0 || answer.json["verified"] != Value::Bool(true) {
             bail!("not verified: {answer:#?}\nlogs in {}", self.dir.display());
         }

@@ -19,10 +19,18 @@ pub struct Files {
 impl Files {
     /// The release in `out/`.
     pub fn find() -> Result<Files> {
-        let out = workspace().join("out");
+        Self::in_folder(workspace().join("out"), "./just image")
+    }
+
+    /// The release of another flavour than the default.
+    pub fn of_flavour(flavour: &str) -> Result<Files> {
+        Self::in_folder(workspace().join("out").join(flavour), &format!("./just image flavour={flavour}"))
+    }
+
+    fn in_folder(out: PathBuf, command: &str) -> Result<Files> {
         let path = out.join("release.json");
         let text = fs::read_to_string(&path)
-            .with_context(|| format!("no release at {}: `./just image` builds it", path.display()))?;
+            .with_context(|| format!("no release at {}: `{command}` builds it", path.display()))?;
         let release =
             serde_json::from_str(&text).with_context(|| format!("{} does not parse", path.display()))?;
         Ok(Files { out, release })
