@@ -65,6 +65,6 @@ test: image (image "flavour=metal")
     cargo clippy --workspace --all-targets --quiet -- -D warnings
     cargo test --workspace --no-fail-fast
 
-# Benchmarks beside their peers (bench boot, bench flash)
+# Benchmarks beside their peers (bench boot, bench flash, bench state)
 bench *args: image
     @{{ bin }}/pillar-bench "$@"

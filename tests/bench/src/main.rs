@@ -12,6 +12,7 @@ mod memory;
 mod program;
 mod reference;
 mod stamp;
+mod state;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -56,6 +57,12 @@ enum Command {
     },
     /// `./just image` after a change to the agent alone
     Image,
+    /// The state volume against one that cryptsetup makes with its defaults, in one guest
+    State {
+        /// Measurements of each volume, alternated
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+    },
     /// Resident memory of init and agent in the running image
     Memory {
         #[command(flatten)]
@@ -81,6 +88,7 @@ fn main() -> ExitCode {
         }
         Command::Flash { runs } => flash::bench(runs).and_then(|report| print(&report, arguments.output)),
         Command::Image => image::bench().and_then(|report| print(&report, arguments.output)),
+        Command::State { runs } => state::bench(runs).and_then(|report| print(&report, arguments.output)),
         Command::Memory { shape } => {
             memory::bench(shape.cpus, shape.memory).and_then(|report| print(&report, arguments.output))
         }

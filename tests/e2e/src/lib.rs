@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod damage;
+pub mod guest;
 pub mod machine;
 pub mod programs;
 pub mod release;

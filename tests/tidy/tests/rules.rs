@@ -95,6 +95,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ),
         ("pillar-qemu", &["pillar-layout", "pillar-model", "pillar-slot", "pillar-tools"]),
         ("pillar-hello", &[]),
+        ("pillar-guest", &["pillar-luks", "pillar-os"]),
     ])
 }
 
@@ -159,6 +160,7 @@ fn foreign_worlds_have_one_door() {
                 "pillar-keys",
                 "pillar-agent",
                 "pillar-init",
+                "pillar-guest",
             ],
         ),
     ];
