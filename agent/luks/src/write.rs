@@ -32,7 +32,8 @@ pub fn commit(head: &[u8]) -> [Write; 2] {
 /// The writes that turn one finished header into a later one of the same volume; `old` and `new` are whole heads, up to
 /// where the data begins. First what the old header does not refer to, then its second copy, its first, then what only
 /// the old one referred to. After each write the partition has a header that passes [`crate::check`], the old or the
-/// new one, together with its key slots.
+/// new one, together with its key slots. (A cut before the last write leaves the old key slot's area as it was,
+/// referred to by nothing: who must not be able to open it any more needs that write.)
 pub fn update(old: &[u8], new: &[u8], shape: &Shape, device_bytes: u64) -> Result<Vec<Write>, UpdateError> {
     if old.len() != new.len() || old.len() as u64 != shape.data_offset {
         return Err(UpdateError::Length { old: old.len(), new: new.len(), expected: shape.data_offset });

@@ -223,3 +223,34 @@ fn volumes_by_their_uuid() {
         assert_eq!(VolumeId::parse(wrong), None, "{wrong}");
     }
 }
+
+/// Sealed by libsodium 1.0.18: `crypto_box_seal` to `crypto_sign_ed25519_pk_to_curve25519` of the key of seed 0x11 × 32.
+const BY_LIBSODIUM: &str = concat!(
+    "b2663871638de215c9aa511595c324bafcd18ed186242bf24c080e697ffcd1734c49b50611cb66b6",
+    "6b0d812cbc23fdd638e86bb5a77f5c694ed41f1e8489f037c52a8cd163e1f851e4ad905c74ff59ad",
+    "f6a0fe5736b69bb32d6e00e9efb3f2c2c72f"
+);
+
+#[test]
+fn what_libsodium_seals_is_opened() {
+    let share = open_share(&hex::decode(BY_LIBSODIUM).expect("hex"), &[0x11; 32]).expect("opened");
+    assert_eq!((share.volume(), share.index()), (VOLUME, 2));
+    assert!(share.value().iter().zip(0..).all(|(byte, at)| *byte == at));
+}
+
+/// libsodium opened this very box: the same share, key and randomness always give it.
+#[test]
+fn what_is_sealed_is_as_libsodium_opened_it() {
+    let value: [u8; 32] = std::array::from_fn(|at| at as u8);
+    let share = Share::new(VOLUME, 2, Zeroizing::new(value)).expect("an index");
+    let operator = Operator::of_seed(&[0x11; 32]).expect("a key");
+    let sealed = seal_share(&share, &operator, &[0x22; 32]).expect("sealed");
+    assert_eq!(
+        hex::encode(&sealed),
+        concat!(
+            "0faa684ed28867b97f4a6a2dee5df8ce974e76b7018e3f22a1c4cf2678570f20992eb37c728705b9",
+            "f571f5723c6a83824e3a190b567a1e0721f251513ff7509c8e871d626cad009726f435883b210d92",
+            "c3994a4f24e34ebab2020442e415503d88df"
+        )
+    );
+}

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Instant;
 
 /// How many files are written, and how large each is: more than the file system had room for before it grew.
 const FILES: u8 = 12;
@@ -27,10 +28,12 @@ fn prove(disk: &Path, name: &str, integrity: bool) -> Result<()> {
         ensure!(volume::make(disk, name, &shape, Some(cut))?.is_none(), "it was cut short");
         is(disk, &State::Interrupted)?;
     }
+    let started = Instant::now();
     let made = volume::make(disk, name, &shape, None)?.context("it was not cut short")?;
     is(disk, &State::Luks2)?;
     let stat = rustix::fs::statvfs(&made.at).context("no statvfs")?;
-    say(&format!("{name}: made, {} MiB", (stat.f_blocks * stat.f_frsize) >> 20));
+    let (mib, seconds) = ((stat.f_blocks * stat.f_frsize) >> 20, started.elapsed().as_secs_f64());
+    say(&format!("{name}: made, {mib} MiB, in {seconds:.1} s"));
     for number in 0..FILES {
         let mut file =
             File::create(made.at.join(format!("file-{number}"))).context("cannot create a file")?;
