@@ -18,6 +18,10 @@ image *args: (tools args) keys
 flash *args: programs
     @{{ bin }}/pillar-image flash "$@"
 
+# Build a USB image that installs the image in out/ (rule='serial=… | model=… | smallest | only' overwrite=yes)
+installer *args: tools keys
+    @{{ bin }}/pillar-image installer "$@"
+
 # Boot the image under QEMU with a TPM and Secure Boot, wait until it answers, show its status
 up *args: programs
     @{{ bin }}/pillar-qemu up "$@"

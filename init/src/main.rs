@@ -15,6 +15,7 @@ mod fatal;
 mod files;
 mod health;
 mod ima;
+mod installer;
 mod log;
 mod measure;
 mod modules;

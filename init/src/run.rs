@@ -400,7 +400,8 @@ fn tell_resident_memory() {
     }
 }
 
-fn describe(status: WaitStatus) -> String {
+/// How a process ended, in words.
+pub fn describe(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => format!("ended with code {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),

@@ -9,7 +9,7 @@ use crate::service::Service;
 use crate::settings::{self, Settings, Source};
 use crate::supervise::{AgentPolicy, HealthJudge, Trial, WorkloadPolicy};
 use crate::watchdog::Pings;
-use crate::{cgroup, clock, files, health, log, mounts, network, plan, sandbox};
+use crate::{cgroup, clock, files, health, installer, log, mounts, network, plan, sandbox};
 use anyhow::Context as _;
 use pillar_layout::{ESP_NODE, console, phase, root, run, user};
 use pillar_model::WorkloadState;
@@ -51,6 +51,9 @@ pub fn run() -> anyhow::Result<Infallible> {
     modules.load_for_all_devices();
     let pings = Pings::arm(&mut modules, watchdog);
     record.reached("devices-ready", measurer.state());
+    if installer::is_here() {
+        return installer::run(&signals, &events, &mut modules, pings);
+    }
 
     let esp = Esp { disk, number: esp };
     let settings = node_settings(&mut measurer, &esp, &mut modules);

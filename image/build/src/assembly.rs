@@ -8,7 +8,7 @@ use crate::flavour::{self, Flavour};
 use crate::options::{BuildOptions, check_version};
 use crate::progress::Progress;
 use crate::run::{Scratch, uninterrupted};
-use crate::seal::{Sealer, SigningKey, UkiParts, cmdline};
+use crate::seal::{PolicyKey, Sealer, SigningKey, UkiParts, cmdline};
 use crate::sealed::{self, Contents, Parts};
 use crate::workload::{self, Workload};
 use crate::workshop::Workshop;
@@ -26,12 +26,12 @@ use std::process::Command;
 use std::time::Duration;
 
 /// What a build needs beside out/ at its peak: disk image, root as tar and erofs, UKI before and after signing.
-const SCRATCH_MIB: u64 = 500;
+pub(crate) const SCRATCH_MIB: u64 = 500;
 
 /// 2025-01-01: the time of everything in an image whose source has no history to take one from.
 const FALLBACK_EPOCH: u64 = 1_735_689_600;
 
-const PID_1: &str = "pillar-init";
+pub(crate) const PID_1: &str = "pillar-init";
 const AGENT: &str = "pillar-agent";
 
 /// How often the boot loader starts a new image before it falls back.
@@ -119,7 +119,7 @@ pub fn build(project: &Path, options: &BuildOptions, progress: &Progress) -> Res
     })
 }
 
-fn under(project: &Path, path: &Path) -> PathBuf {
+pub(crate) fn under(project: &Path, path: &Path) -> PathBuf {
     if path.is_absolute() {
         return path.to_owned();
     }
@@ -131,7 +131,7 @@ fn under(project: &Path, path: &Path) -> PathBuf {
 }
 
 /// `SOURCE_DATE_EPOCH`, else the time of the last commit, else a constant.
-fn source_date_epoch(project: &Path) -> u64 {
+pub(crate) fn source_date_epoch(project: &Path) -> u64 {
     let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
     let committed = || {
         let output =
@@ -141,7 +141,7 @@ fn source_date_epoch(project: &Path) -> u64 {
     given.or_else(committed).unwrap_or(FALLBACK_EPOCH)
 }
 
-fn check_space(folder: &Path, needed_mib: u64) -> Result<(), Error> {
+pub(crate) fn check_space(folder: &Path, needed_mib: u64) -> Result<(), Error> {
     let stat = rustix::fs::statvfs(folder).map_err(|e| file("look at", folder)(e.into()))?;
     let free_mib = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
     if free_mib < needed_mib {
@@ -151,15 +151,15 @@ fn check_space(folder: &Path, needed_mib: u64) -> Result<(), Error> {
 }
 
 /// The keys that a build uses.
-struct SigningKeys {
+pub(crate) struct SigningKeys {
     folder: Keys,
-    db: SigningKey,
+    pub(crate) db: SigningKey,
     pcr: KeySource,
     pcr_public: PathBuf,
 }
 
 impl SigningKeys {
-    fn open(project: &Path, options: &BuildOptions) -> Result<Self, Error> {
+    pub(crate) fn open(project: &Path, options: &BuildOptions) -> Result<Self, Error> {
         for (what, source) in [("Secure Boot key", &options.db_key), ("PCR key", &options.pcr_key)] {
             if let Some(KeySource::File(path)) = source
                 && !path.is_file()
@@ -194,14 +194,14 @@ impl SigningKeys {
 }
 
 /// The output folder, ours alone for as long as this lives.
-struct Output {
+pub(crate) struct Output {
     folder: PathBuf,
     made: bool,
     _lock: File,
 }
 
 impl Output {
-    fn open(folder: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
         let made = !folder.exists();
         fs::create_dir_all(folder).map_err(file("create", folder))?;
         if made {
@@ -214,12 +214,12 @@ impl Output {
         Ok(Self { folder: folder.to_owned(), made, _lock: lock })
     }
 
-    fn beside(&self) -> &Path {
+    pub(crate) fn beside(&self) -> &Path {
         &self.folder
     }
 
     /// Beside the output folder, so that renaming is all that it takes.
-    fn scratch(&self) -> PathBuf {
+    pub(crate) fn scratch(&self) -> PathBuf {
         let mut name = self.folder.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         self.folder.with_file_name(name)
@@ -360,8 +360,7 @@ impl Job<'_> {
                 os_release: &os_release,
                 stub: &stub,
                 version: self.version,
-                pcr_key: &self.keys.pcr,
-                pcr_public: &self.keys.pcr_public,
+                policies: Some(PolicyKey { key: &self.keys.pcr, public: &self.keys.pcr_public }),
             },
             &unsigned,
         )?;
@@ -386,22 +385,12 @@ impl Job<'_> {
         verity: &Path,
     ) -> Result<Vec<String>, Error> {
         let plan = disk::plan(&self.flavour.disk, root_hash, self.sealer.seed);
-        let loader_conf = self.scratch.join("loader.conf");
-        fs::write(&loader_conf, LOADER_CONF).map_err(file("write", &loader_conf))?;
-        let mut files = vec![
-            EspFile { path: "EFI/BOOT/BOOTX64.EFI".to_owned(), source: boot.loader.clone() },
-            EspFile {
-                path: format!("EFI/Linux/pillar_{}+{TRIES}.efi", self.version),
-                source: boot.uki.clone(),
-            },
-            EspFile { path: "loader/loader.conf".to_owned(), source: loader_conf },
-        ];
-        for variable in Variable::ALL {
-            files.push(EspFile {
-                path: format!("loader/keys/auto/{variable}.auth"),
-                source: self.keys.folder.secure_boot(variable).auth,
-            });
-        }
+        let parts = FilesOfEsp {
+            loader: boot.loader.clone(),
+            uki: boot.uki.clone(),
+            entry: format!("pillar_{}+{TRIES}.efi", self.version),
+        };
+        let files = esp_files(&parts, self.keys, self.scratch)?;
         let esp = self.scratch.join("esp.img");
         let mut names = Vec::new();
         for &sector in &self.flavour.disk.sector_sizes {
@@ -472,6 +461,38 @@ impl Job<'_> {
         names.push(release::FILE.to_owned());
         Ok((release, names))
     }
+}
+
+/// What an ESP holds beside keys and settings of the loader.
+pub(crate) struct FilesOfEsp {
+    /// The signed boot loader.
+    pub(crate) loader: PathBuf,
+    /// The signed UKI.
+    pub(crate) uki: PathBuf,
+    /// The UKI's name on the ESP.
+    pub(crate) entry: String,
+}
+
+/// The files of an ESP, with the keys that firmware in setup mode enrols.
+pub(crate) fn esp_files(
+    parts: &FilesOfEsp,
+    keys: &SigningKeys,
+    scratch: &Scratch,
+) -> Result<Vec<EspFile>, Error> {
+    let loader_conf = scratch.join("loader.conf");
+    fs::write(&loader_conf, LOADER_CONF).map_err(file("write", &loader_conf))?;
+    let mut files = vec![
+        EspFile { path: "EFI/BOOT/BOOTX64.EFI".to_owned(), source: parts.loader.clone() },
+        EspFile { path: format!("EFI/Linux/{}", parts.entry), source: parts.uki.clone() },
+        EspFile { path: "loader/loader.conf".to_owned(), source: loader_conf },
+    ];
+    for variable in Variable::ALL {
+        files.push(EspFile {
+            path: format!("loader/keys/auto/{variable}.auth"),
+            source: keys.folder.secure_boot(variable).auth,
+        });
+    }
+    Ok(files)
 }
 
 /// systemd-boot: no menu, no editor, no entries but ours; in setup mode it enrols the keys and restarts.

@@ -59,6 +59,33 @@ pub fn plan(sizes: &Disk, root_hash: &RootHash, seed: &str) -> Plan {
         (gpt::LABEL_VERITY_B, gpt::TYPE_ROOT_VERITY, gpt::EMPTY_VERITY.to_owned(), sizes.verity_mib),
         (gpt::LABEL_STATE, gpt::TYPE_STATE, digest::guid(seed, "state"), sizes.state_mib),
     ];
+    lay_out(rows, seed)
+}
+
+/// An installer's disk: no second slot, and a state partition of which nothing is used; it is there because a table's
+/// last partition takes what the stick has more than the image.
+#[must_use]
+pub fn installer_plan(
+    esp_mib: u64,
+    root_bytes: u64,
+    verity_bytes: u64,
+    root_hash: &RootHash,
+    seed: &str,
+) -> Plan {
+    let (root_guid, verity_guid) = root_hash.partition_guids();
+    lay_out(
+        [
+            (gpt::LABEL_ESP, gpt::TYPE_ESP, digest::guid(seed, "esp"), esp_mib),
+            (gpt::LABEL_ROOT_A, gpt::TYPE_ROOT, root_guid, root_bytes.div_ceil(MIB)),
+            (gpt::LABEL_VERITY_A, gpt::TYPE_ROOT_VERITY, verity_guid, verity_bytes.div_ceil(MIB)),
+            (gpt::LABEL_STATE, gpt::TYPE_STATE, digest::guid(seed, "state"), 1),
+        ],
+        seed,
+    )
+}
+
+/// Label, type, GUID and MiB of each partition, one behind the other.
+fn lay_out<const N: usize>(rows: [(&'static str, &'static str, String, u64); N], seed: &str) -> Plan {
     let mut start = ALIGNMENT;
     let mut partitions = Vec::new();
     for (label, kind, guid, mib) in rows {

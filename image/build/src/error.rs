@@ -163,6 +163,24 @@ pub enum Error {
         /// The release.
         release: PathBuf,
     },
+    /// `release.json` cannot be read as such.
+    #[error("{} is no release", .path.display())]
+    ReleaseFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The release is of another flavour than asked for.
+    #[error("{} is of flavour {found}, not {wanted}", .path.display())]
+    OtherFlavour {
+        /// The release.
+        path: PathBuf,
+        /// What was asked for.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
     /// Nobody said that the disk may be overwritten.
     #[error("not confirmed, nothing was written: {0}")]
     Unconfirmed(String),
@@ -197,7 +215,10 @@ impl Error {
         let hint = match self {
             Error::Keys(error) => return error.hint(),
             Error::NoDiskImage(_) => "`./just image` builds one; others: --image FILE",
-            Error::NotOfRelease { .. } => "build the image again with `./just image`",
+            Error::OtherFlavour { .. } => "build the image of that flavour first, into the same folder",
+            Error::ReleaseFile { .. } | Error::NotOfRelease { .. } => {
+                "build the image again with `./just image`"
+            }
             Error::Unconfirmed(_) => "type the disk's name when asked, or say --yes",
             Error::NoProject(_) => "run it through `./just image` from the clone",
             Error::Usage(_) => "`./just image --help` lists what is understood",

@@ -17,6 +17,7 @@ pub mod elf;
 pub mod error;
 pub mod flash;
 pub mod flavour;
+pub mod installer;
 pub mod list;
 pub mod lock;
 pub mod modules;

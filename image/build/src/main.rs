@@ -5,10 +5,10 @@ use clap::Parser;
 use pillar_image::assembly::{self, Built};
 use pillar_image::error::Error;
 use pillar_image::options::{
-    Action, BuildOptions, Format, ListOptions, LockOptions, Options, words_to_flags,
+    Action, BuildOptions, Format, InstallerOptions, ListOptions, LockOptions, Options, words_to_flags,
 };
 use pillar_image::progress::Progress;
-use pillar_image::{flash, list, lock, run};
+use pillar_image::{flash, installer, list, lock, run};
 use pillar_tools::Tools;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Action::Build(options) => build(options),
         Action::List(options) => show(options),
         Action::Lock(options) => renew(options),
+        Action::Installer(options) => build_installer(options),
         Action::Flash(options) => flash::run(options).and_then(|text| print(&text)),
     };
     match result {
@@ -51,9 +52,20 @@ fn build(options: &BuildOptions) -> Result<(), Error> {
     run::end_cleanly_on_signals()?;
     let progress = Progress::new();
     let built = assembly::build(&assembly::project()?, options, &progress)?;
-    match options.output {
-        Format::Json => print(&json("the result", &built)?),
-        Format::Text => print(&summary(&built)),
+    print_built(&built, options.output)
+}
+
+fn build_installer(options: &InstallerOptions) -> Result<(), Error> {
+    run::end_cleanly_on_signals()?;
+    let progress = Progress::new();
+    let built = installer::build(&assembly::project()?, options, &progress)?;
+    print_built(&built, options.output)
+}
+
+fn print_built(built: &Built, output: Format) -> Result<(), Error> {
+    match output {
+        Format::Json => print(&json("the result", built)?),
+        Format::Text => print(&summary(built)),
     }
 }
 

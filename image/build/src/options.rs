@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pillar_flash::install::Rule;
 use pillar_keys::KeySource;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,9 @@ pub struct Options {
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the image was not built (nothing was changed), 2 wrong usage, \
                           129, 130, 143 interrupted by SIGHUP, SIGINT, SIGTERM (nothing was changed).";
 
+const INSTALLER_EXIT_CODES: &str = "Exit codes: 0 built, 1 failed, 2 wrong usage, 3 there is no whole release to \
+                                    install; whenever it is not 0, nothing was changed.";
+
 const FLASH_EXIT_CODES: &str = "Exit codes: 0 written and compared, 1 failed (the disk does not boot), 2 wrong usage, \
                                 3 refused (nothing was written), 130 interrupted (the disk does not boot).";
 
@@ -35,6 +39,9 @@ pub enum Action {
     List(ListOptions),
     /// Resolve the Debian packages anew, write the lock files, show what changed
     Lock(LockOptions),
+    /// Build a USB image that writes the image in out/ to a machine's disk
+    #[command(after_help = INSTALLER_EXIT_CODES)]
+    Installer(InstallerOptions),
     /// Write an image to a disk, read it back, and make it bootable last of all
     #[command(after_help = FLASH_EXIT_CODES)]
     Flash(FlashOptions),
@@ -127,6 +134,35 @@ pub struct ListOptions {
     pub output: Format,
 }
 
+/// Options of `installer`.
+#[derive(Debug, Clone, Args)]
+pub struct InstallerOptions {
+    /// Kind of machine: the release in its output folder is what will be installed
+    #[arg(long, default_value = "virt")]
+    pub flavour: String,
+    /// Which disk: serial=NUMBER, model=NAME, smallest or only; it must fit exactly one [default: ask on the console]
+    #[arg(long)]
+    pub rule: Option<Rule>,
+    /// With a rule: overwrite a disk that holds something
+    #[arg(long, requires = "rule")]
+    pub overwrite: bool,
+    /// Folder with keys as `./just keys` makes them
+    #[arg(long, default_value = pillar_keys::DEFAULT_DIR)]
+    pub keys: PathBuf,
+    /// Secure Boot signing key instead of db.key: a PEM file or a pkcs11: URI
+    #[arg(long, value_name = "FILE|URI")]
+    pub db_key: Option<KeySource>,
+    /// Where the release is and the installer goes [default: out, for another flavour than virt out/FLAVOUR]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Use only what is in the caches
+    #[arg(long)]
+    pub offline: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
 /// Options of `flash`.
 #[derive(Debug, Clone, Args)]
 pub struct FlashOptions {
@@ -149,31 +185,62 @@ pub struct FlashOptions {
     pub output: Format,
 }
 
-/// Rewrites `key=value` words behind `build` to flags; everything else stays. `offline=yes` and the like are the
+impl InstallerOptions {
+    /// What building an image with the same keys, flavour and folder would be asked for.
+    #[must_use]
+    pub fn as_build(&self) -> BuildOptions {
+        BuildOptions {
+            flavour: self.flavour.clone(),
+            workload: PathBuf::new(),
+            keys: self.keys.clone(),
+            db_key: self.db_key.clone(),
+            pcr_key: None,
+            pcr_certificate: None,
+            out: self.out.clone(),
+            version: None,
+            epoch: 1,
+            offline: self.offline,
+            refresh: false,
+            unsigned: false,
+            output: self.output,
+        }
+    }
+}
+
+/// Words of `build` that take a value.
+const BUILD_KEYS: [&str; 10] = [
+    "flavour",
+    "workload",
+    "keys",
+    "db-key",
+    "pcr-key",
+    "pcr-certificate",
+    "out",
+    "version",
+    "epoch",
+    "output",
+];
+/// Words of `build` that are `yes` or `no`.
+const BUILD_SWITCHES: [&str; 3] = ["offline", "refresh", "unsigned"];
+/// Words of `installer` that take a value.
+const INSTALLER_KEYS: [&str; 6] = ["flavour", "rule", "keys", "db-key", "out", "output"];
+/// Words of `installer` that are `yes` or `no`.
+const INSTALLER_SWITCHES: [&str; 2] = ["offline", "overwrite"];
+
+/// Rewrites `key=value` words behind `build` and `installer` to flags; everything else stays. `offline=yes` and the like are the
 /// switches. What clap would then call an unknown flag is named here as the word that the person typed.
 pub fn words_to_flags(arguments: impl IntoIterator<Item = String>) -> Result<Vec<String>, Error> {
-    const KEYS: [&str; 10] = [
-        "flavour",
-        "workload",
-        "keys",
-        "db-key",
-        "pcr-key",
-        "pcr-certificate",
-        "out",
-        "version",
-        "epoch",
-        "output",
-    ];
-    const SWITCHES: [&str; 3] = ["offline", "refresh", "unsigned"];
     let arguments: Vec<String> = arguments.into_iter().collect();
-    if arguments.get(1).is_none_or(|action| action != "build") {
-        return Ok(arguments);
-    }
+    let (keys, switches) = match arguments.get(1).map(String::as_str) {
+        Some("build") => (&BUILD_KEYS[..], &BUILD_SWITCHES[..]),
+        Some("installer") => (&INSTALLER_KEYS[..], &INSTALLER_SWITCHES[..]),
+        _ => return Ok(arguments),
+    };
     let mut out: Vec<String> = Vec::new();
     for argument in arguments {
         // The value of the flag before it may hold a `=` of its own: `--db-key pkcs11:token=x`.
         let is_value = out.last().is_some_and(|flag| {
-            flag == "-o" || flag.strip_prefix("--").is_some_and(|name| KEYS.contains(&name))
+            flag == "-o" || flag.strip_prefix("--").is_some_and(|name| keys.contains(&name))
         });
         let is_word = out.len() > 1 && !is_value && !argument.starts_with('-');
         let Some((key, value)) = argument.split_once('=').filter(|_| is_word) else {
@@ -181,9 +248,9 @@ pub fn words_to_flags(arguments: impl IntoIterator<Item = String>) -> Result<Vec
             continue;
         };
         let key = key.replace('_', "-");
-        if KEYS.contains(&key.as_str()) {
+        if keys.contains(&key.as_str()) {
             out.push(format!("--{key}={value}"));
-        } else if SWITCHES.contains(&key.as_str()) {
+        } else if switches.contains(&key.as_str()) {
             match value {
                 "yes" | "true" | "1" => out.push(format!("--{key}")),
                 "no" | "false" | "0" => {}
@@ -192,7 +259,7 @@ pub fn words_to_flags(arguments: impl IntoIterator<Item = String>) -> Result<Vec
         } else {
             return Err(Error::Usage(format!(
                 "{argument}: unknown word; known are {}",
-                [&KEYS[..], &SWITCHES[..]].concat().join("=, ") + "="
+                [keys, switches].concat().join("=, ") + "="
             )));
         }
     }
@@ -248,6 +315,21 @@ mod tests {
         ] {
             assert_eq!(parse(line).expect(line).out(), PathBuf::from(folder), "{line}");
         }
+    }
+
+    #[test]
+    fn the_installer_has_words_of_its_own() {
+        let words = |line: &str| {
+            words_to_flags(line.split(' ').map(str::to_owned))
+                .map_err(|e| e.to_string())
+                .and_then(|words| Options::try_parse_from(words).map_err(|e| e.to_string()))
+        };
+        let options = words("pillar-image installer rule=serial=A=1 overwrite=yes").expect("good");
+        let Action::Installer(options) = options.command else { panic!("another action") };
+        assert!(options.overwrite && options.rule == Some(Rule::Serial("A=1".to_owned())));
+        assert!(words("pillar-image installer rule=largest").expect_err("no rule").contains("is no rule"));
+        assert!(words("pillar-image installer overwrite=yes").is_err(), "a person is asked anyway");
+        assert!(words("pillar-image build rule=only").expect_err("not here").contains("unknown word"));
     }
 
     #[test]

@@ -59,10 +59,17 @@ pub struct UkiParts<'a> {
     pub stub: &'a Path,
     /// Image version, for `.sbat`.
     pub version: &'a str,
-    /// Signs the PCR policies.
-    pub pcr_key: &'a KeySource,
-    /// Its public key, PEM; for a key on a token, its certificate.
-    pub pcr_public: &'a Path,
+    /// Signs the PCR policies; none: the UKI has none, and what is sealed to such policies stays closed to it.
+    pub policies: Option<PolicyKey<'a>>,
+}
+
+/// The key that signs PCR policies.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyKey<'a> {
+    /// The private key.
+    pub key: &'a KeySource,
+    /// The public key, PEM; for a key on a token, its certificate.
+    pub public: &'a Path,
 }
 
 impl Sealer<'_> {
@@ -114,22 +121,9 @@ impl Sealer<'_> {
         command.arg("--cmdline").arg(parts.cmdline).arg("--uname").arg(parts.kernel_release);
         command.arg("--os-release").arg(format!("@{}", parts.os_release.display()));
         command.arg("--sbat").arg(sbat(parts.version));
-        command.args(["--pcr-banks", PCR_BANKS]);
-        match parts.pcr_key {
-            KeySource::File(path) => {
-                command.arg("--pcr-private-key").arg(path).arg("--pcr-public-key").arg(parts.pcr_public)
-            }
-            // ukify takes the public key from the certificate then.
-            KeySource::Pkcs11(uri) => command
-                .args(["--signtool=systemd-sbsign", "--signing-provider", TOKEN_PROVIDER])
-                .arg("--pcr-private-key")
-                .arg(uri)
-                .arg("--pcr-public-key")
-                .arg(parts.pcr_public),
-        };
-        // In the argument's own words: paths of phases, each one step longer.
-        let paths: Vec<String> = (1..=phase::ALL.len()).map(|n| phase::ALL[..n].join(":")).collect();
-        command.arg("--phases").arg(paths.join(" "));
+        if let Some(policies) = &parts.policies {
+            sign_policies(&mut command, policies);
+        }
         run("ukify", command.arg("--output").arg(output))?;
         Ok(())
     }
@@ -147,6 +141,25 @@ impl Sealer<'_> {
         run("systemd-sbsign", command.arg("--output").arg(output).arg(input))?;
         Ok(())
     }
+}
+
+fn sign_policies(ukify: &mut Command, policies: &PolicyKey<'_>) {
+    ukify.args(["--pcr-banks", PCR_BANKS]);
+    match policies.key {
+        KeySource::File(path) => {
+            ukify.arg("--pcr-private-key").arg(path).arg("--pcr-public-key").arg(policies.public)
+        }
+        // ukify takes the public key from the certificate then.
+        KeySource::Pkcs11(uri) => ukify
+            .args(["--signtool=systemd-sbsign", "--signing-provider", TOKEN_PROVIDER])
+            .arg("--pcr-private-key")
+            .arg(uri)
+            .arg("--pcr-public-key")
+            .arg(policies.public),
+    };
+    // In the argument's own words: paths of phases, each one step longer.
+    let paths: Vec<String> = (1..=phase::ALL.len()).map(|n| phase::ALL[..n].join(":")).collect();
+    ukify.arg("--phases").arg(paths.join(" "));
 }
 
 /// Generation numbers for revocation by the boot chain (SBAT specification): ours beside the stub's own.

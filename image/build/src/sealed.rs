@@ -66,26 +66,53 @@ pub fn root(parts: &Parts<'_>) -> Result<Contents, Error> {
     libraries(&mut contents, parts.workshop)?;
     certificates(&mut contents, parts.workshop)?;
     zones(&mut contents, parts.workshop)?;
-    let Flavour { initrd_modules, initrd_spare_modules, root_modules, spare_modules, .. } = parts.flavour;
-    let names = [root_modules.as_slice(), spare_modules, initrd_modules, initrd_spare_modules].concat();
-    modules(&mut contents, parts.workshop, &names, &[])?;
-    contents.tree.text(root::ROOT_MODULES, lines(root_modules))?;
+    flavour_modules(&mut contents, parts.workshop, parts.flavour)?;
     Ok(contents)
+}
+
+/// A root without programs: folders, os-release, the flavour's modules. What an installer is built on.
+pub fn bare(workshop: &Workshop, flavour: &Flavour, version: &str) -> Result<Contents, Error> {
+    let mut contents = Contents::default();
+    skeleton(&mut contents.tree)?;
+    contents.tree.text("/etc/passwd", "root:x:0:0:root:/:/nonexistent\n")?;
+    contents.tree.text("/etc/group", "root:x:0:\n")?;
+    contents.tree.symlink("/etc/os-release", "../usr/lib/os-release")?;
+    contents.tree.text(root::OS_RELEASE, os_release_of(version, &flavour.name))?;
+    flavour_modules(&mut contents, workshop, flavour)?;
+    Ok(contents)
+}
+
+/// The modules that the flavour's root has.
+fn flavour_modules(contents: &mut Contents, workshop: &Workshop, flavour: &Flavour) -> Result<(), Error> {
+    let Flavour { initrd_modules, initrd_spare_modules, root_modules, spare_modules, .. } = flavour;
+    let names = [root_modules.as_slice(), spare_modules, initrd_modules, initrd_spare_modules].concat();
+    modules(contents, workshop, &names, &[])?;
+    contents.tree.text(root::ROOT_MODULES, lines(root_modules))?;
+    Ok(())
 }
 
 /// The initrd: PID 1 and the few modules between it and the sealed root.
 pub fn initrd(parts: &Parts<'_>) -> Result<Contents, Error> {
+    initrd_of(parts.workshop, parts.flavour, parts.version, parts.init)
+}
+
+/// The same from what it depends on.
+pub fn initrd_of(
+    workshop: &Workshop,
+    flavour: &Flavour,
+    version: &str,
+    init: &Path,
+) -> Result<Contents, Error> {
     let mut contents = Contents::default();
     let tree = &mut contents.tree;
     for mount_point in ["/proc", "/sys", "/dev", "/run", root::SYSROOT] {
         tree.directory(mount_point)?;
     }
     tree.symlink("/lib", "usr/lib")?;
-    tree.program("/init", Source::Host(parts.init.to_owned()))?;
-    tree.text(root::INITRD_MARKER, os_release(parts))?;
-    tree.text(root::INITRD_MODULES, lines(&parts.flavour.initrd_modules))?;
-    let Flavour { initrd_modules, initrd_spare_modules, .. } = parts.flavour;
-    modules(&mut contents, parts.workshop, initrd_modules, initrd_spare_modules)?;
+    tree.program("/init", Source::Host(init.to_owned()))?;
+    tree.text(root::INITRD_MARKER, os_release_of(version, &flavour.name))?;
+    tree.text(root::INITRD_MODULES, lines(&flavour.initrd_modules))?;
+    modules(&mut contents, workshop, &flavour.initrd_modules, &flavour.initrd_spare_modules)?;
     Ok(contents)
 }
 
@@ -136,7 +163,12 @@ fn configuration(tree: &mut Tree, parts: &Parts<'_>) -> Result<(), Error> {
 /// os-release(5); also the UKI's `.osrel`, from which the boot loader takes title and version.
 #[must_use]
 pub fn os_release(parts: &Parts<'_>) -> String {
-    let (version, flavour) = (parts.version, &parts.flavour.name);
+    os_release_of(parts.version, &parts.flavour.name)
+}
+
+/// The same from what it depends on.
+#[must_use]
+pub fn os_release_of(version: &str, flavour: &str) -> String {
     format!(
         "NAME=\"Pillar\"\nPRETTY_NAME=\"Pillar {version} ({flavour})\"\nID=pillar\nVERSION_ID={version}\n\
          IMAGE_ID=pillar\nIMAGE_VERSION={version}\nVARIANT_ID={flavour}\n"

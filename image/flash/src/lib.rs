@@ -12,6 +12,7 @@ pub mod device;
 mod error;
 mod flash;
 mod image;
+pub mod install;
 pub mod plan;
 mod pool;
 pub mod refuse;

@@ -100,6 +100,19 @@ impl Target {
         Gpt::read(self.sector, blocks, read).ok()
     }
 
+    /// Whether nothing is where partition tables and file systems begin, and where backups of tables are.
+    pub fn is_blank(&self) -> io::Result<bool> {
+        for range in crate::plan::tables(self.bytes) {
+            let len = usize::try_from(range.len).unwrap_or(usize::MAX);
+            let mut buffer = Buffer::new(len);
+            self.read(range.offset, buffer.first(len))?;
+            if buffer.first(len).iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether the page cache is passed by.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct

@@ -24,6 +24,13 @@ pub mod root {
     pub const ESP: &str = "/efi";
     /// Names of modules (one a line, dependencies are resolved by init) that stage 1 always loads.
     pub const INITRD_MODULES: &str = "/etc/modules-load.d/pillar-initrd.conf";
+    /// An installer's program, in an installer's sealed root alone.
+    pub const INSTALLER: &str = "/usr/bin/pillar-installer";
+    /// What the installer is to do (`pillar_flash::install::Settings` as JSON); where this is, init starts the
+    /// installer instead of agent and workload.
+    pub const INSTALLER_SETTINGS: &str = "/usr/lib/pillar/installer.json";
+    /// The disk images that the installer carries.
+    pub const INSTALLER_IMAGES: &str = "/usr/lib/pillar/images";
     /// Names of modules that stage 2 always loads.
     pub const ROOT_MODULES: &str = "/etc/modules-load.d/pillar.conf";
 }
@@ -152,6 +159,10 @@ pub mod console {
     pub const WORKLOAD_HEALTHY: &str = "workload healthy";
     /// Behind it init's own resident memory, as `1234 KiB`: once, after the workload became healthy.
     pub const RESIDENT: &str = "resident memory ";
+    /// The installer has written and compared the image; what and where follows.
+    pub const INSTALLED: &str = "installed: ";
+    /// The installer wrote no image, or not all of it; the reason follows.
+    pub const NOT_INSTALLED: &str = "not installed: ";
     /// Init gives up; the reason follows behind this word, then the machine reboots.
     pub const FATAL: &str = "fatal: ";
 }

@@ -79,6 +79,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ),
         ("pillar-tools", &[]),
         ("pillar-keys", &["pillar-layout", "pillar-model", "pillar-tools"]),
+        ("pillar-installer", &["pillar-flash", "pillar-layout"]),
         ("pillar-flash", &["pillar-slot", "pillar-os"]),
         (
             "pillar-image",
