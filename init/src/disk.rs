@@ -1,11 +1,12 @@
 //! Finds the disk that holds the image: the one whose partition table has the two halves of the root hash.
 
+use crate::grow::GrowError;
 use crate::modules::Modules;
 use crate::{clock, files};
 use pillar_layout::gpt::TYPE_ESP;
 use pillar_model::{RootHash, Slot};
 use pillar_os::UeventSocket;
-use pillar_slot::{Gpt, GptError, Guid, PairError, Partition, find_by_type, root_pair};
+use pillar_slot::{Fit, Gpt, GptError, Guid, PairError, Partition, find_by_type, root_pair};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -70,6 +71,9 @@ pub enum DiskError {
     /// The pair.
     #[error(transparent)]
     Pair(#[from] PairError),
+    /// No partition of that type, or more than one.
+    #[error("no partition of type {0}")]
+    NoPartition(String),
     /// The kernel does not show the partition (yet).
     #[error("the kernel shows no partition {0}")]
     Hidden(u32),
@@ -162,18 +166,49 @@ fn shown(disk: &str, gpt: &Gpt, wanted: &Partition) -> Result<Part, DiskError> {
 }
 
 fn read_table(disk: &str) -> Result<Gpt, DiskError> {
-    let node = Path::new("/dev").join(disk);
-    let wrong = |error| DiskError::Read(node.clone(), error);
-    let sys = Path::new(BLOCK_DEVICES).join(disk);
-    let block: u32 = number(&sys.join("queue/logical_block_size")).map_err(wrong)?;
-    let sectors: u64 = number(&sys.join("size")).map_err(wrong)?;
-    let file = File::open(&node).map_err(wrong)?;
-    let blocks = sectors.saturating_mul(SECTOR_BYTES) / u64::from(block.max(1));
-    Ok(Gpt::read(block, blocks, |offset, bytes| {
+    let disk = Disk::open(disk)?;
+    Ok(Gpt::read(disk.block_bytes, disk.blocks, |offset, bytes| disk.read(offset, bytes))?)
+}
+
+/// How the disk's partition table is to be changed, because the disk is larger than the table says; none when it is not.
+pub fn fit(disk: &str) -> Result<Option<Fit>, GrowError> {
+    let disk = Disk::open(disk)?;
+    let fit = pillar_slot::fit(disk.block_bytes, disk.blocks, |offset, bytes| disk.read(offset, bytes))?;
+    // A copy that is damaged is not ours to mend here: what boots is told by the other.
+    Ok(fit.filter(|fit| fit.state_bytes != fit.state_bytes_before))
+}
+
+/// The kernel's device for the one partition of a type on a disk.
+pub fn by_type(disk: &str, kind: &str) -> Result<Part, DiskError> {
+    let gpt = read_table(disk)?;
+    let found = find_by_type(&gpt, kind).ok_or_else(|| DiskError::NoPartition(kind.to_owned()))?;
+    shown(disk, &gpt, found)
+}
+
+/// A disk that is open for reading.
+struct Disk {
+    file: File,
+    block_bytes: u32,
+    blocks: u64,
+}
+
+impl Disk {
+    fn open(name: &str) -> Result<Self, DiskError> {
+        let node = Path::new("/dev").join(name);
+        let wrong = |error| DiskError::Read(node.clone(), error);
+        let sys = Path::new(BLOCK_DEVICES).join(name);
+        let block_bytes: u32 = number(&sys.join("queue/logical_block_size")).map_err(wrong)?;
+        let sectors: u64 = number(&sys.join("size")).map_err(wrong)?;
+        let file = File::open(&node).map_err(wrong)?;
+        let blocks = sectors.saturating_mul(SECTOR_BYTES) / u64::from(block_bytes.max(1));
+        Ok(Self { file, block_bytes, blocks })
+    }
+
+    fn read(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; bytes];
-        file.read_exact_at(&mut buffer, offset)?;
+        self.file.read_exact_at(&mut buffer, offset)?;
         Ok(buffer)
-    })?)
+    }
 }
 
 /// The kernel's device for a partition of a disk. When a GUID is given it is our reading of the table that is

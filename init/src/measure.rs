@@ -58,6 +58,13 @@ impl Measurer {
         !matches!(self.state, State::Failed(_))
     }
 
+    /// Extends what became of the state volume into PCR 15; false when the volume must not be used because a TPM that is
+    /// there did not take it.
+    pub fn state_volume(&mut self, text: &str) -> bool {
+        self.extend(pcr::IDENTITY, "state-volume", text);
+        !matches!(self.state, State::Failed(_))
+    }
+
     fn extend(&mut self, pcr: u8, event: &str, string: &str) {
         let Some(tpm) = &mut self.tpm else { return };
         let done = tpm.event(pcr, string.as_bytes());

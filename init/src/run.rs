@@ -4,12 +4,14 @@ use crate::bless::Esp;
 use crate::log::{self, Level};
 use crate::modules::Modules;
 use crate::record::BootRecord;
+use crate::sandbox::Backing;
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::shutdown::{self, How};
+use crate::state::{State, Task};
 use crate::supervise::{AgentPolicy, HealthJudge, Next, Trial, TrialStep, Verdict, WorkloadPolicy};
 use crate::watchdog::Pings;
-use crate::{clock, network, sandbox};
+use crate::{clock, network, state};
 use pillar_layout::{console, request};
 use pillar_model::WorkloadState;
 use pillar_os::{Signal, Signals, UeventSocket};
@@ -20,6 +22,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Duration;
 
 /// The loop looks around at least this often.
@@ -42,8 +45,8 @@ pub struct WorkloadUnit {
     pub judge: HealthJudge,
     /// Failed checks in a row that make it unhealthy.
     pub failures: u32,
-    /// How many writable directories it has.
-    pub writable: usize,
+    /// Its writable directories.
+    pub writable: Vec<String>,
 }
 
 /// Everything that stage 2 looks after.
@@ -60,6 +63,8 @@ pub struct Machine {
     pub pings: Option<Pings>,
     /// Modules.
     pub modules: Modules,
+    /// The state volume.
+    pub state: State,
     /// Settings whose interface has not appeared.
     pub waiting_settings: Option<Settings>,
     /// The EFI system partition.
@@ -171,7 +176,7 @@ impl Machine {
 
     fn start_workload(&mut self) {
         let Some(unit) = &mut self.workload else { return };
-        let started = empty_writable(unit.writable)
+        let started = make_writable(&unit.writable)
             .map_err(|error| format!("cannot make its writable directories: {error}"))
             .and_then(|()| unit.service.start().map_err(|error| log::chain(&error)));
         unit.judge = HealthJudge::new(unit.failures, clock::now());
@@ -334,8 +339,25 @@ impl Machine {
         match std::str::from_utf8(buffer.get(..bytes)?) {
             Ok(request::REBOOT) => Some(How::Reboot),
             Ok(request::POWER_OFF) => Some(How::PowerOff),
+            Ok(request::RECOVER) => self.recover(),
+            Ok(request::ERASE) => Some(How::Erase),
             other => {
                 log::warn(&format!("unknown request {other:?}"));
+                None
+            }
+        }
+    }
+
+    /// Seals the state volume anew; the next boot opens it. When that fails, the machine goes on as it is.
+    fn recover(&mut self) -> Option<How> {
+        if self.state.is_mounted() {
+            log::warn("recovery asked for, and the state volume is open");
+            return None;
+        }
+        match self.state.run(Task::Recover, &mut self.pings) {
+            Ok(()) => Some(How::Reboot),
+            Err(why) => {
+                log::warn(&format!("recovery failed: {why}"));
                 None
             }
         }
@@ -361,14 +383,20 @@ impl Machine {
         match self.trial.step(clock::now(), well)? {
             TrialStep::Look => match self.esp.is_trial(&mut self.modules, &version) {
                 Ok(true) => self.trial = Trial::Counted { well_since: None },
-                Ok(false) => self.trial_over(false),
+                Ok(false) => {
+                    self.trial_over(false);
+                    self.commit();
+                }
                 Err(error) => {
                     log::warn(&format!("cannot tell whether this is a trial boot: {}", log::chain(&error)));
                     self.trial = Trial::Over;
                 }
             },
             TrialStep::Bless => match self.esp.bless(&mut self.modules, &version) {
-                Ok(()) => self.trial_over(false),
+                Ok(()) => {
+                    self.trial_over(false);
+                    self.commit();
+                }
                 Err(error) => {
                     log::write(Level::Error, &format!("cannot bless this boot: {}", log::chain(&error)));
                     self.trial = Trial::Over;
@@ -380,6 +408,15 @@ impl Machine {
             }
         }
         None
+    }
+
+    /// This image is good: from now on none of an older security epoch opens the state volume.
+    fn commit(&mut self) {
+        if self.state.can_commit()
+            && let Err(why) = self.state.run(Task::Commit, &mut self.pings)
+        {
+            log::warn(&format!("minimum security epoch not raised: {why}"));
+        }
     }
 
     fn trial_over(&mut self, trial: bool) {
@@ -409,16 +446,24 @@ pub fn describe(status: WaitStatus) -> String {
     }
 }
 
-/// Gives the workload its writable directories, empty.
-fn empty_writable(count: usize) -> io::Result<()> {
-    for directory in (0..count).map(sandbox::backing) {
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+/// Gives the workload its writable directories: those that are kept as they are, the others empty.
+fn make_writable(directories: &[String]) -> io::Result<()> {
+    for (index, directory) in directories.iter().enumerate() {
+        match Backing::of(index, directory) {
+            Backing::Kept(path) => state::make_workload_directory(&path)?,
+            Backing::Passing(path) => make_empty(&path)?,
         }
-        fs::create_dir(&directory)?;
-        let id = pillar_layout::user::WORKLOAD;
-        chown(&directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
     }
+    Ok(())
+}
+
+fn make_empty(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::create_dir(directory)?;
+    let id = pillar_layout::user::WORKLOAD;
+    chown(directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
     Ok(())
 }

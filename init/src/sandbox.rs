@@ -4,10 +4,13 @@ use pillar_layout::{root, run, user};
 use pillar_os::{CapabilitySet, Child, Identity, MountStep, Output};
 use pillar_workload::{Limits, Workload};
 use rustix::process::Resource;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Ports below need a capability.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+/// Directories of the workload below these are empty at each start; all others are kept.
+const PASSING: [&str; 2] = ["/run", "/tmp"];
 /// Device nodes in the workload's `/dev`.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// Places of the workload's view that become private, empty and (but for what is shown in them) read-only.
@@ -16,6 +19,11 @@ const PRIVATE: [&str; 5] = ["/run", "/tmp", "/dev", "/sys/kernel", "/sys/firmwar
 /// Limits of the agent, far above what it needs.
 pub fn agent_limits() -> Limits {
     Limits { memory_mib: 128, processes: 64, cpu_percent: 0, open_files: 1024 }
+}
+
+/// Limits of what opens the state volume: libcryptsetup and the header in memory.
+pub fn state_limits() -> Limits {
+    Limits { memory_mib: 256, processes: 16, cpu_percent: 0, open_files: 256 }
 }
 
 /// Limits of the prober, which shares them with the commands that it runs.
@@ -78,9 +86,56 @@ pub fn prober(workload: &Workload, cgroup: PathBuf) -> Child {
     }
 }
 
-/// Where init keeps a writable directory of the workload.
-pub fn backing(index: usize) -> PathBuf {
-    Path::new(run::WORKLOAD).join(index.to_string())
+/// `pillar-state`: root, for device-mapper, mounts and the partition; nothing else is open to it.
+pub fn state(cgroup: PathBuf, arguments: Vec<OsString>) -> Child {
+    Child {
+        program: root::STATE.into(),
+        name: None,
+        arguments,
+        environment: Vec::new(),
+        directory: "/".into(),
+        cgroup,
+        view: Vec::new(),
+        limits: vec![(Resource::Core, 0)],
+        identity: Identity {
+            id: 0,
+            capabilities: CapabilitySet::SYS_ADMIN
+                | CapabilitySet::SYS_RESOURCE
+                | CapabilitySet::MKNOD
+                | CapabilitySet::IPC_LOCK
+                | CapabilitySet::CHOWN
+                | CapabilitySet::DAC_OVERRIDE,
+        },
+        output: Output::Both,
+    }
+}
+
+/// Where a writable directory of the workload is: on the state volume, but for those that programs expect to be empty when
+/// they start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backing {
+    /// On tmpfs, emptied at each start.
+    Passing(PathBuf),
+    /// On the state volume, by its own path, so that an update that names other directories finds its own again.
+    Kept(PathBuf),
+}
+
+impl Backing {
+    /// For the directory of that number and path.
+    pub fn of(index: usize, path: &str) -> Self {
+        if PASSING.iter().any(|top| Path::new(path).starts_with(top)) {
+            return Self::Passing(Path::new(run::WORKLOAD).join(index.to_string()));
+        }
+        let below = Path::new(path).strip_prefix("/").unwrap_or(Path::new(path));
+        Self::Kept(Path::new(root::STATE_MOUNT).join("workload").join(below))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Passing(path) | Self::Kept(path) => path,
+        }
+    }
 }
 
 fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
@@ -94,12 +149,10 @@ fn view(writable: &[String]) -> Vec<MountStep> {
         .collect();
     steps.push(MountStep::Proc { at: "/proc".into() });
     steps.extend(DEVICES.iter().map(|node| MountStep::Bind { from: node.into(), to: node.into() }));
-    steps.extend(
-        writable
-            .iter()
-            .enumerate()
-            .map(|(index, to)| MountStep::Bind { from: backing(index), to: to.into() }),
-    );
+    steps.extend(writable.iter().enumerate().map(|(index, to)| MountStep::Bind {
+        from: Backing::of(index, to).path().to_owned(),
+        to: to.into(),
+    }));
     let read_only = PRIVATE.iter().chain(&["/sys"]).filter(|at| !writable.iter().any(|to| to == *at));
     steps.extend(read_only.map(|at| MountStep::ReadOnly { at: at.into() }));
     steps
@@ -151,5 +204,8 @@ mod tests {
         assert!(!steps.contains(&MountStep::ReadOnly { at: "/tmp".into() }));
         assert!(steps.contains(&MountStep::ReadOnly { at: "/run".into() }));
         assert!(steps.contains(&MountStep::Bind { from: "/run/workload/1".into(), to: "/run/data".into() }));
+        let kept = view(&["/var/lib/data".to_owned()]);
+        let from = "/var/lib/pillar/workload/var/lib/data".into();
+        assert!(kept.contains(&MountStep::Bind { from, to: "/var/lib/data".into() }));
     }
 }

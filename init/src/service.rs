@@ -53,6 +53,11 @@ impl Service {
         Ok(())
     }
 
+    /// Its process, while it was not seen to end.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
     /// True when it is this process.
     pub fn is(&self, pid: u32) -> bool {
         self.pid == Some(pid)

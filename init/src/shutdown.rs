@@ -4,6 +4,7 @@
 use crate::log;
 use crate::run::Machine;
 use crate::service::Service;
+use crate::state::Task;
 use crate::{clock, fatal};
 use pillar_model::WorkloadState;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub enum How {
     Reboot,
     /// Power off.
     PowerOff,
+    /// The state volume's keys are destroyed, then the machine starts again.
+    Erase,
 }
 
 /// Ends the machine.
@@ -31,6 +34,7 @@ pub fn shut_down(mut machine: Machine, how: How) -> ! {
     log::notice(match how {
         How::Reboot => "shutting down to reboot",
         How::PowerOff => "shutting down to power off",
+        How::Erase => "shutting down to erase the state volume and reboot",
     });
     machine.ending = true;
     if let Some(pings) = machine.pings.take() {
@@ -42,10 +46,16 @@ pub fn shut_down(mut machine: Machine, how: How) -> ! {
         machine.record.change(|boot| boot.workload.state = WorkloadState::Stopped);
     }
     stop(&mut machine, |m| Some(&m.agent), AGENT_TIME);
+    machine.state.unmount();
     rustix::fs::sync();
+    if how == How::Erase
+        && let Err(why) = machine.state.run(Task::Erase, &mut None)
+    {
+        log::warn(&format!("state volume not erased: {why}"));
+    }
     log::notice("down");
     let error = match how {
-        How::Reboot => pillar_os::reboot(),
+        How::Reboot | How::Erase => pillar_os::reboot(),
         How::PowerOff => pillar_os::power_off(),
     };
     fatal::fatal(&format!("the kernel refused to end: {error}"))

@@ -3,7 +3,7 @@
 use crate::measure::Measurer;
 use crate::modules::Modules;
 use crate::record::{Handover, phase_now};
-use crate::{disk, files, ima, log, mounts, plan, verity, watchdog};
+use crate::{disk, files, grow, ima, log, mounts, plan, verity, watchdog};
 use anyhow::{Context as _, bail};
 use pillar_layout::{phase, root, run, user};
 use pillar_model::{Boot, RootHash, Slot, Tpm, WorkloadHealth, WorkloadState};
@@ -17,6 +17,8 @@ use std::process::Command;
 const CMDLINE: &str = "/proc/cmdline";
 /// The kernel's own limit is below this.
 const CMDLINE_MAX_BYTES: usize = 8192;
+/// Four banks' policies of systemd's and ours are some ten kilobytes.
+const POLICIES_MAX_BYTES: usize = 256 * 1024;
 const OS_RELEASE_MAX_BYTES: usize = 16 * 1024;
 
 /// Runs the stage; returns only when it failed.
@@ -51,9 +53,19 @@ pub fn run() -> anyhow::Result<Infallible> {
         log::warn(warning);
     }
     log::info(&format!("root hash {root_hash} is slot {} of {}", found.slot, found.disk));
+    match grow::fit(&found.disk) {
+        Ok(true) => {
+            log::notice("starting again, so that the firmware measures the table as it is now");
+            rustix::fs::sync();
+            bail!("cannot reboot: {}", pillar_os::reboot());
+        }
+        Ok(false) => {}
+        Err(error) => log::warn(&format!("state partition not grown: {}", log::chain(&error))),
+    }
     verity::mount_root(&found, &root_hash, root::SYSROOT)?;
     phases.push(phase_now("root-mounted"));
 
+    keep_policies();
     let (version, flavour) = os_release()?;
     measurer.phase(phase::LEAVE_INITRD);
     phases.push(phase_now(phase::LEAVE_INITRD));
@@ -73,6 +85,16 @@ fn make_run_directory() -> anyhow::Result<()> {
     mounts::make_directory(run::DIR).context(run::DIR)?;
     chown(run::DIR, None, Some(Gid::from_raw(user::AGENT))).context(run::DIR)?;
     chmod(run::DIR, Mode::from_raw_mode(0o750)).context(run::DIR)
+}
+
+/// Copies the UKI's signed policies to where the sealed root finds them. Without them there is no state volume, and
+/// `pillar-state` says so.
+fn keep_policies() {
+    let kept = files::read_bytes(Path::new(root::SIGNED_POLICIES), POLICIES_MAX_BYTES)
+        .and_then(|text| files::replace(Path::new(run::SIGNED_POLICIES), 0, &text));
+    if let Err(error) = kept {
+        log::warn(&format!("no signed policies in {}: {error}", root::SIGNED_POLICIES));
+    }
 }
 
 fn first_record(root_hash: RootHash, slot: Slot, kernel: String, tpm: &Tpm) -> Boot {

@@ -7,6 +7,7 @@ use crate::record::{BootRecord, Handover};
 use crate::run::{Machine, WorkloadUnit};
 use crate::service::Service;
 use crate::settings::{self, Settings, Source};
+use crate::state::State;
 use crate::supervise::{AgentPolicy, HealthJudge, Trial, WorkloadPolicy};
 use crate::watchdog::Pings;
 use crate::{cgroup, clock, files, health, installer, log, mounts, network, plan, sandbox};
@@ -68,18 +69,25 @@ pub fn run() -> anyhow::Result<Infallible> {
     network::loopback_up();
     let waiting_settings = (!network::set_first(&settings)).then_some(settings);
 
+    let mut pings = pings;
+    let state = State::open(&esp.disk, &mut modules, &mut measurer, &mut pings);
+    record.reached("state-volume", measurer.state());
+
     give_to_agent(TPM, 0o660, false);
+    mounts::make_directory(run::AGENT).context(run::AGENT)?;
+    give_to_agent(run::AGENT, 0o700, true);
     let requests = UnixDatagram::bind(run::INIT_SOCKET).context(run::INIT_SOCKET)?;
     requests.set_nonblocking(true).context(run::INIT_SOCKET)?;
     give_to_agent(run::INIT_SOCKET, 0o600, true);
     let agent = cgroup::make("agent", &sandbox::agent_limits()).context("cannot make the agent's group")?;
-    let workload = workload_unit(&mut record)?;
+    let workload = workload_unit(&mut record, &state)?;
 
     measurer.phase(phase::READY);
     record.reached(phase::READY, measurer.state());
     drop(measurer);
     log::notice(console::READY);
-    let agent_start = clock::now() + if workload.is_some() { AGENT_WAIT } else { Duration::ZERO };
+    let agent_start =
+        clock::now() + if workload.is_some() && state.is_mounted() { AGENT_WAIT } else { Duration::ZERO };
     Machine {
         record,
         signals,
@@ -87,6 +95,7 @@ pub fn run() -> anyhow::Result<Infallible> {
         requests,
         pings,
         modules,
+        state,
         waiting_settings,
         esp,
         agent: Service::new("agent: ", sandbox::agent(agent), Some(agent_start)),
@@ -134,7 +143,7 @@ fn give_to_agent(path: &str, mode: u32, owner: bool) {
 }
 
 /// The workload that the image carries.
-fn workload_unit(record: &mut BootRecord) -> anyhow::Result<Option<WorkloadUnit>> {
+fn workload_unit(record: &mut BootRecord, volume: &State) -> anyhow::Result<Option<WorkloadUnit>> {
     let Some(workload) = health::read_workload().context(root::WORKLOAD)? else {
         log::info("this image carries no workload");
         return Ok(None);
@@ -148,13 +157,17 @@ fn workload_unit(record: &mut BootRecord) -> anyhow::Result<Option<WorkloadUnit>
     record.change(|boot| {
         workload.name.clone_into(&mut boot.workload.name);
         boot.workload.state = WorkloadState::Starting;
+        if !volume.is_mounted() {
+            boot.workload.state = WorkloadState::Stopped;
+            boot.workload.reason = format!("its state volume is not there: {}", volume.why_not());
+        }
     });
     Ok(Some(WorkloadUnit {
-        service: Service::new("workload: ", child, Some(clock::now())),
+        service: Service::new("workload: ", child, volume.is_mounted().then(clock::now)),
         prober,
         policy: WorkloadPolicy::default(),
         judge: HealthJudge::new(workload.health.failures, clock::now()),
         failures: workload.health.failures,
-        writable: workload.writable.len(),
+        writable: workload.writable,
     }))
 }

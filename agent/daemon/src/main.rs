@@ -15,6 +15,7 @@ mod metrics;
 mod options;
 mod places;
 mod privileges;
+mod recovery;
 mod server;
 mod service;
 mod throttle;
@@ -62,7 +63,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let attester = attest::Attester::start(options.tcti.clone(), Arc::clone(&places), Arc::clone(&metrics))
         .context("cannot start the TPM's thread")?;
-    let pillar = service::Pillar { places, attester, metrics: Arc::clone(&metrics) };
+    let recovery = recovery::Recovery::default();
+    let pillar = service::Pillar { places, attester, metrics: Arc::clone(&metrics), recovery };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

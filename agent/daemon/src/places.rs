@@ -2,12 +2,12 @@
 //! there. Behind this, paths are relative to an open folder and cannot lead out of it.
 
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, OpenOptions};
+use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
 use pillar_layout::{root, run};
-use pillar_model::Boot;
+use pillar_model::{Boot, StateReport};
 use pillar_wire::limit;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -110,6 +110,28 @@ impl Places {
     /// PEM of the operators' certificates.
     pub fn operators(&self) -> Result<Vec<u8>, Error> {
         read(&self.system, root::OPERATORS, OPERATORS_MAX_BYTES)
+    }
+
+    /// What became of the state volume.
+    pub fn state(&self) -> Result<StateReport, Error> {
+        let bytes = read(&self.run, run::STATE, limit::STATE_REPORT_BYTES)?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Boot { path: run::STATE, source })
+    }
+
+    /// Leaves the recovery key for init's one-shot, readable by nobody else.
+    pub fn leave_recovery_key(&self, key: &[u8]) -> Result<(), Error> {
+        let wrong = failed("write", run::RECOVERY_KEY);
+        let folder = run::RECOVERY_KEY.trim_start_matches(run::DIR).trim_start_matches('/');
+        let written = || -> io::Result<()> {
+            match self.run.remove_file(folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            self.run.open_with(folder, &options)?.write_all(key)
+        };
+        written().map_err(wrong)
     }
 
     /// Our own event log, as of now.

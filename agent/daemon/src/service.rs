@@ -5,13 +5,14 @@ use crate::channel::Channel;
 use crate::logs::{self, Records};
 use crate::metrics::{self, Metrics};
 use crate::places::{self, Places};
-use pillar_layout::request;
+use crate::recovery::{Progress, Recovery};
+use pillar_layout::{request, root};
 use pillar_wire::{Challenge, Identity, Status as PillarStatus, proto};
 use rustix::time::{ClockId, clock_gettime};
 use std::error::Error as StdError;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
@@ -24,6 +25,8 @@ pub struct Pillar {
     pub attester: Attester,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Shares of the recovery key.
+    pub recovery: Recovery,
 }
 
 impl Pillar {
@@ -106,6 +109,65 @@ impl proto::pillar_server::Pillar for Pillar {
             ))
         })?;
         Ok(Response::new(proto::RebootReply {}))
+    }
+
+    async fn state(
+        &self,
+        _request: Request<proto::StateRequest>,
+    ) -> Result<Response<proto::StateReply>, Status> {
+        let report = self.places.state().map_err(|error| no_log(&error))?;
+        let (total_bytes, free_bytes) = match rustix::fs::statvfs(root::STATE_MOUNT) {
+            Ok(stat) if report.is_open() => {
+                (stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize))
+            }
+            _ => (0, 0),
+        };
+        let report = serde_json::to_string(&report).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(proto::StateReply { report, total_bytes, free_bytes }))
+    }
+
+    async fn offer_share(
+        &self,
+        request: Request<proto::OfferShareRequest>,
+    ) -> Result<Response<proto::OfferShareReply>, Status> {
+        let channel = channel(&request)?;
+        let proto::OfferShareRequest { index, value } = request.into_inner();
+        let value = zeroize::Zeroizing::new(value);
+        let report = self.places.state().map_err(|error| no_log(&error))?;
+        let progress = self.recovery.offer(&report, index, &value, Instant::now());
+        let progress = progress.map_err(|error| {
+            warn!("share of {channel} refused: {}", words(&error));
+            Status::failed_precondition(words(&error))
+        })?;
+        let (have, needed) = match progress {
+            Progress::Waiting { have, needed } => (have, needed),
+            Progress::Complete { needed, key } => {
+                self.places.leave_recovery_key(key.as_slice()).map_err(|error| no_log(&error))?;
+                ask_init(&self.places, request::RECOVER).map_err(|error| {
+                    Status::unavailable(format!("init does not take the request: {error}"))
+                })?;
+                (needed, needed)
+            }
+        };
+        warn!("share {index} of the recovery key given by {channel}, {have} of {needed}");
+        Ok(Response::new(proto::OfferShareReply { have: have.into(), needed: needed.into() }))
+    }
+
+    async fn erase_state(
+        &self,
+        request: Request<proto::EraseStateRequest>,
+    ) -> Result<Response<proto::EraseStateReply>, Status> {
+        let channel = channel(&request)?;
+        let meant = request.into_inner().uuid;
+        let report = self.places.state().map_err(|error| no_log(&error))?;
+        if meant != report.uuid {
+            let here = if report.uuid.is_empty() { "a volume without a UUID" } else { &report.uuid };
+            return Err(Status::failed_precondition(format!("the state volume is {here}, not {meant:?}")));
+        }
+        warn!("erasing the state volume asked for by {channel}");
+        ask_init(&self.places, request::ERASE)
+            .map_err(|error| Status::unavailable(format!("init does not take the request: {error}")))?;
+        Ok(Response::new(proto::EraseStateReply {}))
     }
 }
 

@@ -77,6 +77,8 @@ pub enum Kind {
     Phase,
     /// The node settings, in PCR 13; the text is their JSON.
     NodeSettings,
+    /// What became of the state volume, in PCR 15; the text is its UUID and the HMAC of its key, or "none".
+    StateVolume,
 }
 
 impl Kind {
@@ -86,6 +88,7 @@ impl Kind {
         match self {
             Kind::Phase => pcr::UKI,
             Kind::NodeSettings => pcr::NODE,
+            Kind::StateVolume => pcr::IDENTITY,
         }
     }
 }

@@ -8,6 +8,7 @@ mod bytes;
 pub mod cel;
 pub mod content;
 pub mod hash;
+pub mod policy;
 pub mod predict;
 pub mod review;
 pub mod secure_boot;

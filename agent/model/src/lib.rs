@@ -5,11 +5,15 @@
 mod boot;
 mod digest;
 mod evidence;
+mod policy;
 mod release;
+mod state;
 
 pub use boot::{Boot, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
 pub use digest::{Bank, Digest, HexError, Nonce, PcrIndex, RootHash};
 pub use evidence::{Binding, Evidence, Role};
+pub use policy::{SIGNED_POLICIES_KEY, SignedPolicies, SignedPolicy};
 pub use release::{
     BootApplication, PackageRef, PcrPrediction, Release, ReleasePredicate, SecureBootKeys, Subject,
 };
+pub use state::{StateOutcome, StateReport, StateSettings};

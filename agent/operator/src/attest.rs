@@ -12,7 +12,8 @@ use crate::session::{connect, denied};
 use crate::target::{Place, files_of};
 use pillar_layout::pcr::QUOTED;
 use pillar_model::{Bank, Binding, Evidence, NodeSettings, Nonce, PcrIndex, Role};
-use pillar_verify::{ExitBootServices, Firmware, Policy, SameTpm, Verified};
+use pillar_verify::{ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verified};
+use pillar_wire::client::Connected;
 use pillar_wire::{Challenge, Identity, proto};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::error::Error;
@@ -66,7 +67,8 @@ pub async fn online(target: &Target, judge: &Judge, bank: Bank, forget: bool) ->
         pins: pins.as_ref(),
         same_tpm: SameTpm::Activated(&answer.secret),
     };
-    let (mut report, verified) = judged(&place.name, &answer.evidence, &answer.binding, &expected, true);
+    let (mut report, verified) =
+        judged(&place.name, &answer.evidence, &answer.binding, &expected, Purpose::Fresh);
     let Some(verified) = verified else { return Ok(report) };
     match (&pins_path, &pins) {
         (Some(path), None) => {
@@ -79,6 +81,34 @@ pub async fn online(target: &Target, judge: &Judge, bank: Bank, forget: bool) ->
         }
     }
     Ok(report)
+}
+
+/// Opens a connection whose other end has just proved that it runs the release. Its state volume need not be open, and
+/// what was pinned of it does not count: that TPM or firmware changed is why somebody recovers.
+pub async fn connect_for_recovery(target: &Target, judge: &Judge) -> Outcome<(Place, Connected)> {
+    let place = Place::find(target)?;
+    let reference = Reference::load(&place.files, judge)?;
+    let mut connected = connect(&place, target).await?;
+    let refused = |reason: String| {
+        Failure::new(reason)
+            .kind(Kind::Refused)
+            .hint("`pillar attest` shows every check; a share goes only to a pillar that runs the release")
+    };
+    let bank = Bank::Sha256;
+    let answer = match ask_on(&mut connected, bank).await {
+        Ok(answer) => answer,
+        Err(NoEvidence::Failure(failure)) => return Err(failure),
+        Err(NoEvidence::Refusal(reason)) => {
+            return Err(refused(format!("{} gives no evidence: {reason}", place.name)));
+        }
+    };
+    let same_tpm = SameTpm::Activated(&answer.secret);
+    let expected = Expected { reference: &reference, bank, pins: None, same_tpm };
+    let (report, _) = judged(&place.name, &answer.evidence, &answer.binding, &expected, Purpose::Recovery);
+    match report.refusal() {
+        Some(why) => Err(refused(format!("{} is not verified: {why}", place.name))),
+        None => Ok((place, connected)),
+    }
 }
 
 /// Challenges a pillar and saves its answer.
@@ -120,7 +150,7 @@ pub fn offline(path: &Path, judge: &Judge, bank: Bank, run: &Run) -> Outcome<Rep
     };
     let same_tpm = SameTpm::PinnedAk(&pins.ak_name.0);
     let expected = Expected { reference: &reference, bank, pins: Some(&pins), same_tpm };
-    let (mut report, _) = judged(&saved.name, &saved.evidence, &saved.binding, &expected, false);
+    let (mut report, _) = judged(&saved.name, &saved.evidence, &saved.binding, &expected, Purpose::Saved);
     if report.is_verified() {
         report.checks.push(note(
             "freshness",
@@ -138,13 +168,33 @@ struct Expected<'a> {
     same_tpm: SameTpm<'a>,
 }
 
+/// What evidence is judged for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// What is true now.
+    Fresh,
+    /// What was true when it was saved.
+    Saved,
+    /// Whether a pillar without its state volume may get shares of the recovery key.
+    Recovery,
+}
+
+/// The pinned state volume, as far as it is of interest.
+fn state_volume(own: Option<&Pins>, purpose: Purpose) -> StateVolume<'_> {
+    match own.and_then(|pins| pins.state_volume.as_deref()) {
+        _ if purpose == Purpose::Recovery => StateVolume::Any,
+        Some(pinned) => StateVolume::Pinned(pinned),
+        None => StateVolume::Learn,
+    }
+}
+
 /// Runs the verifier, then what it cannot know: the pinned key of an online answer, and the machine's name.
 fn judged(
     name: &str,
     evidence: &Evidence,
     binding: &Binding,
     expected: &Expected<'_>,
-    fresh: bool,
+    purpose: Purpose,
 ) -> (Report, Option<Verified>) {
     let Expected { reference, bank, pins, same_tpm } = *expected;
     // Another TPM's values say nothing about this one: all other checks run without them, then it is refused.
@@ -158,9 +208,10 @@ fn judged(
         ek_intermediates: &reference.ek_intermediates,
         same_tpm,
         firmware: firmware.map_or(Firmware::Learn, Firmware::Pinned),
+        state: state_volume(own, purpose),
         exit_boot_services: ExitBootServices::Required,
         // A saved answer may be older than the last one that was judged.
-        previous: own.filter(|_| fresh).map(|pins| pins.counters),
+        previous: own.filter(|_| purpose != Purpose::Saved).map(|pins| pins.counters),
         now_unix_s: now_unix_s(),
     };
     let (steps, result) = pillar_verify::judge(evidence, binding, &policy);
@@ -224,7 +275,11 @@ fn no_evidence(name: String, reason: &str) -> Report {
 
 /// Draws a challenge for the pillar's keys and has it answered on one connection.
 async fn ask(place: &Place, target: &Target, bank: Bank) -> Result<Answer, NoEvidence> {
-    let mut connected = connect(place, target).await?;
+    ask_on(&mut connect(place, target).await?, bank).await
+}
+
+/// The same on a connection that goes on to be used.
+async fn ask_on(connected: &mut Connected, bank: Bank) -> Result<Answer, NoEvidence> {
     let reply = connected.client.identity(proto::IdentityRequest {}).await.map_err(no_answer)?;
     let identity = Identity::try_from(reply.into_inner()).map_err(malformed)?;
 
@@ -254,8 +309,8 @@ async fn ask(place: &Place, target: &Target, bank: Bank) -> Result<Answer, NoEvi
         role: Role::Server,
         nonce: Nonce(nonce),
         exporter: connected.exporter.to_vec(),
-        attester_spki: connected.server_spki,
-        verifier_spki: connected.client_spki,
+        attester_spki: connected.server_spki.clone(),
+        verifier_spki: connected.client_spki.clone(),
     };
     Ok(Answer { evidence, binding, secret })
 }

@@ -11,6 +11,7 @@ Examples:
   pillar evidence p1 -o p1.cbor        save evidence, to judge it elsewhere
   pillar verify p1.cbor                judge saved evidence without a network
   pillar logs p1 -n 20 -f              the last 20 records, then all that follow
+  pillar state status p1               is its state volume open, and who can recover it
   pillar attest --addr 192.0.2.7:7443 --ek-ca roots.pem --pins p7.json
 
 Exit codes:
@@ -101,6 +102,11 @@ pub enum Action {
         #[command(flatten)]
         form: Form,
     },
+    /// Show, recover or erase a pillar's state volume
+    State {
+        #[command(subcommand)]
+        action: StateAction,
+    },
     /// Shut a pillar down in order, then start it again
     Reboot {
         #[command(flatten)]
@@ -120,6 +126,42 @@ pub enum Action {
     ///
     /// For example: pillar man | man -l -
     Man,
+}
+
+/// What to do about a state volume.
+#[derive(Debug, Subcommand)]
+pub enum StateAction {
+    /// Show what became of the state volume in this boot
+    ///
+    /// Open or not and why, UUID, size, integrity, the least security epoch that opens it, and which operators can recover
+    /// it.
+    Status {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Give your share of the recovery key to a pillar whose TPM does not open its volume
+    ///
+    /// The pillar is attested first: a share goes only to one that runs the release, whatever its volume. When enough
+    /// operators have given theirs (within ten minutes), the pillar seals the volume to its TPM anew and reboots.
+    Recover {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        judge: Judge,
+    },
+    /// Destroy the keys of the state volume and everything on it, then make a new one
+    ///
+    /// Not to be undone. The workload's data is gone; the pillar reboots with an empty volume, which has to be learnt anew
+    /// (`pillar attest --forget`).
+    Erase {
+        #[command(flatten)]
+        target: Target,
+        /// Do not ask for the pillar's name first
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Which pillar, and who asks.
@@ -229,6 +271,9 @@ mod tests {
             "pillar verify p2.cbor --release r.json --ek-ca ca.pem --pins p.json",
             "pillar logs -n 5 -f",
             "pillar reboot p1 --power-off",
+            "pillar state status p1 -o json",
+            "pillar state recover p1 --key k.pem --cert c.pem",
+            "pillar state erase p1 --yes",
             "pillar completions bash",
             "pillar man",
         ] {

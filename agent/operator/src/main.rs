@@ -12,6 +12,7 @@ mod reference;
 mod report;
 mod saved;
 mod session;
+mod state;
 mod status;
 mod target;
 
@@ -60,6 +61,7 @@ async fn run(action: Action) -> Outcome<ExitCode> {
             logs::run(&target, lines, follow, form).await?;
             String::new()
         }
+        Action::State { action } => state::run(action).await?,
         Action::Reboot { target, power_off } => reboot(&target, power_off).await?,
         Action::Completions { shell } => {
             let mut script = Vec::new();

@@ -19,6 +19,9 @@ pub struct Pins {
     pub ak_name: Digest,
     /// Firmware PCRs, in each bank that was verified.
     pub firmware: BTreeMap<Bank, BTreeMap<PcrIndex, Digest>>,
+    /// The state volume as measured; none in pins of before there was one.
+    #[serde(default)]
+    pub state_volume: Option<String>,
     /// The TPM's clock and counters when it was last verified: they may only go up.
     pub counters: Counters,
 }
@@ -28,7 +31,12 @@ impl Pins {
     pub fn of(verified: &Verified, old: Option<&Pins>) -> Pins {
         let mut firmware = old.map(|old| old.firmware.clone()).unwrap_or_default();
         firmware.insert(verified.bank(), verified.firmware());
-        Pins { ak_name: Digest(verified.ak_name().to_vec()), firmware, counters: verified.counters() }
+        Pins {
+            ak_name: Digest(verified.ak_name().to_vec()),
+            firmware,
+            state_volume: Some(verified.state_volume().to_owned()),
+            counters: verified.counters(),
+        }
     }
 
     /// What is pinned, when anything is.
@@ -67,6 +75,7 @@ mod tests {
                 Bank::Sha256,
                 BTreeMap::from([(PcrIndex::new(0).expect("PCR"), Digest(vec![1; 32]))]),
             )]),
+            state_volume: Some("none".to_owned()),
             counters: Counters {
                 clock_ms: 1,
                 reset_count: 2,

@@ -121,6 +121,14 @@ impl Report {
         self.verdict = verdict;
     }
 
+    /// The failed check and its reason, when there is one.
+    pub fn refusal(&self) -> Option<String> {
+        match &self.verdict {
+            Verdict::Refused { check, reason, .. } => Some(format!("{check}: {reason}")),
+            Verdict::Verified { .. } => None,
+        }
+    }
+
     /// True only for [`Verdict::Verified`].
     pub fn is_verified(&self) -> bool {
         matches!(self.verdict, Verdict::Verified { .. })

@@ -7,8 +7,13 @@ use pillar_measure::cel::{CelLog, Kind};
 use pillar_measure::hash::{hash, zero};
 use pillar_measure::secure_boot::{Authority, Signature, state};
 use pillar_measure::tcg::{Event, EventLog, EventType};
-use pillar_model::{Bank, Digest, NodeSettings, PcrIndex, ReleasePredicate};
+use pillar_model::{Bank, Digest, NodeSettings, PcrIndex, ReleasePredicate, StateReport};
 use std::collections::BTreeMap;
+
+/// A UUID as text.
+const UUID_CHARS: usize = 36;
+/// An HMAC-SHA-256 in hexadecimal.
+const TAG_CHARS: usize = 64;
 
 /// Everything that the quote proved.
 pub(crate) struct Proved<'a> {
@@ -214,7 +219,8 @@ fn other_section(proved: &Proved<'_>, release: &ReleasePredicate) -> String {
     "the UKI is the release's, the phases behind it are not".into()
 }
 
-/// PCR 12, 14 and 15 are untouched; PCR 13 holds nothing but the node settings, which are returned.
+/// PCR 12 and 14 are untouched; PCR 13 holds nothing but the node settings, which are returned. No firmware event is in
+/// PCR 15.
 pub(crate) fn additions(proved: &Proved<'_>) -> Result<Option<String>, Fault> {
     for number in [pcr::OVERRIDES, pcr::NODE, 14, pcr::IDENTITY] {
         let (pcr, value) = proved.value(number)?;
@@ -227,7 +233,7 @@ pub(crate) fn additions(proved: &Proved<'_>) -> Result<Option<String>, Fault> {
             let reason = format!("event {} ({}) adds {what}", event.number, event.event_type);
             return Err(Fault::pcr(pcr, reason).at(event.number));
         }
-        if number != pcr::NODE && *value != zero(proved.bank) {
+        if ![pcr::NODE, pcr::IDENTITY].contains(&number) && *value != zero(proved.bank) {
             return Err(Fault::pcr(pcr, "is not zero"));
         }
     }
@@ -241,6 +247,27 @@ pub(crate) fn additions(proved: &Proved<'_>) -> Result<Option<String>, Fault> {
     serde_json::from_str::<NodeSettings>(&record.content.string)
         .map_err(|e| Fault::pcr(pcr, format!("node settings are not understood: {e}")))?;
     Ok(Some(record.content.string.clone()))
+}
+
+/// What init measured about the state volume, once: the volume by UUID and HMAC of its key, or that none is open.
+pub(crate) fn state_volume(proved: &Proved<'_>) -> Result<String, Fault> {
+    let mut records = proved.cel.records().iter().filter(|r| r.content.event == Kind::StateVolume);
+    let (first, second) = (records.next(), records.next());
+    let pcr = index(pcr::IDENTITY)?;
+    let Some(record) = first else {
+        return Err(Fault::pcr(pcr, "is not extended: the state volume's key can still be unsealed"));
+    };
+    if second.is_some() {
+        return Err(Fault::pcr(pcr, "a state volume was measured twice"));
+    }
+    let text = record.content.string.as_str();
+    let is_volume = text.split_once(' ').is_some_and(|(uuid, tag)| {
+        uuid.len() == UUID_CHARS && tag.len() == TAG_CHARS && tag.bytes().all(|b| b.is_ascii_hexdigit())
+    });
+    if text != StateReport::NONE && !is_volume {
+        return Err(Fault::pcr(pcr, format!("what was measured names no state volume: {text:?}")));
+    }
+    Ok(text.to_owned())
 }
 
 /// Secure Boot is on, with exactly the release's certificates, and db's key is what let everything start.

@@ -27,7 +27,9 @@ use pillar_measure::cel::{self, CelLog};
 use pillar_measure::hash::hash;
 use pillar_measure::review::review;
 use pillar_measure::tcg::{self, EventLog};
-use pillar_model::{Bank, Binding, Digest, Evidence, PcrIndex, ReleasePredicate, Role, RootHash};
+use pillar_model::{
+    Bank, Binding, Digest, Evidence, PcrIndex, ReleasePredicate, Role, RootHash, StateReport,
+};
 use report::Fault;
 use std::collections::BTreeMap;
 use subtle::ConstantTimeEq;
@@ -77,6 +79,8 @@ pub struct Policy<'a> {
     pub same_tpm: SameTpm<'a>,
     /// What the firmware's PCRs must be.
     pub firmware: Firmware<'a>,
+    /// What the state volume must be.
+    pub state: StateVolume<'a>,
     /// Whether the firmware's log must end with the end of the boot services.
     pub exit_boot_services: ExitBootServices,
     /// Clock and counters of this pillar's last accepted evidence.
@@ -103,6 +107,17 @@ pub enum Firmware<'a> {
     Pinned(&'a BTreeMap<PcrIndex, Digest>),
 }
 
+/// What the state volume must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateVolume<'a> {
+    /// Open; which one is returned, to be pinned.
+    Learn,
+    /// The one that was measured with this text: another one is a look-alike, or the pillar's was erased.
+    Pinned(&'a str),
+    /// Open or not: for those who come to recover it.
+    Any,
+}
+
 /// Proof that evidence passed every check: made by [`verify`] alone, never stored and read back.
 #[derive(Debug)]
 pub struct Verified {
@@ -115,6 +130,7 @@ pub struct Verified {
     counters: Counters,
     pcrs: BTreeMap<PcrIndex, Digest>,
     node_settings: Option<String>,
+    state_volume: String,
 }
 
 impl Verified {
@@ -174,6 +190,12 @@ impl Verified {
             .filter(|(pcr, _)| FIRMWARE_PCRS.contains(&pcr.get()))
             .map(|(pcr, value)| (*pcr, value.clone()))
             .collect()
+    }
+
+    /// The state volume as measured: what to pin.
+    #[must_use]
+    pub fn state_volume(&self) -> &str {
+        &self.state_volume
     }
 
     /// The node settings as measured (JSON), when there are any.
@@ -284,9 +306,10 @@ impl Run {
         let node_settings = self.check(Check::Additions, || {
             let settings = content::additions(&proved)?;
             let node = settings.as_ref().map_or("", |_| "; node settings in PCR 13");
-            let words = format!("PCR 12, 14 and 15 are zero{node}");
+            let words = format!("PCR 12 and 14 are zero{node}");
             Ok((settings, words))
         })?;
+        let state_volume = self.check(Check::State, || state(&proved, policy.state))?;
         self.check(Check::SecureBoot, || {
             content::secure_boot(&proved, release)?;
             Ok(((), "on, with the release's PK, KEK and db alone".into()))
@@ -302,6 +325,7 @@ impl Run {
             counters: quote.counters,
             pcrs,
             node_settings,
+            state_volume,
         })
     }
 }
@@ -468,6 +492,30 @@ fn events(proved: &Proved<'_>, policy: &Policy<'_>) -> Found<()> {
     })?;
     content::phases(proved.cel)?;
     Ok(((), "only events that belong there, in order; every phase up to ready".into()))
+}
+
+fn state(proved: &Proved<'_>, policy: StateVolume<'_>) -> Found<String> {
+    let measured = content::state_volume(proved)?;
+    let pcr = content::index(pcr::IDENTITY)?;
+    let uuid = measured.split(' ').next().unwrap_or_default().to_owned();
+    let words = match policy {
+        _ if measured == StateReport::NONE => match policy {
+            StateVolume::Any => "is not open; nothing unseals its key in this boot".to_owned(),
+            _ => return Err(Fault::pcr(pcr, "no state volume is open: the pillar started without its data")),
+        },
+        StateVolume::Pinned(pinned) if pinned != measured => {
+            let pinned = pinned.split(' ').next().unwrap_or_default();
+            let reason = if pinned == uuid {
+                format!("the state volume {uuid} has another key than the pinned one: a look-alike")
+            } else {
+                format!("the state volume is {uuid}, {pinned} is pinned")
+            };
+            return Err(Fault::pcr(pcr, reason));
+        }
+        StateVolume::Pinned(_) => format!("{uuid}, the pinned one; PCR 15 is closed"),
+        StateVolume::Learn | StateVolume::Any => format!("{uuid}, learnt; PCR 15 is closed"),
+    };
+    Ok((measured, words))
 }
 
 fn firmware(pcrs: &BTreeMap<PcrIndex, Digest>, firmware: Firmware<'_>) -> Found<()> {

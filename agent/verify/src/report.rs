@@ -65,6 +65,8 @@ checks! {
     Release: "release", "the pillar runs something else than the release, or give its right release.json";
     /// Nothing was added to the boot.
     Additions: "nothing added", "remove add-ons, credentials and extension images from the ESP";
+    /// The state volume is open, and the one that it was.
+    State: "state volume", "`pillar state status` tells why; if the volume was erased or exchanged by you, learn the machine anew";
     /// Secure Boot is on with the release's keys alone.
     SecureBoot: "secure boot", "turn Secure Boot on and enrol the release's PK, KEK and db alone";
     /// The firmware and its settings are the pinned ones.

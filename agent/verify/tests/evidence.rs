@@ -10,8 +10,8 @@ use pillar_measure::hash::hash;
 use pillar_measure::tcg::EventLog;
 use pillar_model::{Bank, Binding, Digest, Evidence, Nonce, ReleasePredicate, Role};
 use pillar_verify::{
-    AK_ATTRIBUTES, Check, Counters, ExitBootServices, Firmware, Policy, Rejection, SameTpm, Verdict,
-    Verified, ak_name, evidence_selection, judge, qualifying_data, tpm, verify,
+    AK_ATTRIBUTES, Check, Counters, ExitBootServices, Firmware, Policy, Rejection, SameTpm, StateVolume,
+    Verdict, Verified, ak_name, evidence_selection, judge, qualifying_data, tpm, verify,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
@@ -220,6 +220,7 @@ impl Case {
             ek_intermediates: &self.intermediates,
             same_tpm: SameTpm::Activated(&SECRET),
             firmware: Firmware::Learn,
+            state: StateVolume::Learn,
             exit_boot_services: ExitBootServices::Required,
             previous: None,
             now_unix_s: NOW,
@@ -554,6 +555,42 @@ fn phases_are_complete_and_in_order() {
     assert_eq!(settings.node_settings(), Some(boot::NODE_SETTINGS));
     with(&phase::ALL, &["{}", "{}"]).refused(Check::Additions, "measured twice");
     with(&phase::ALL, &[r#"{"shell":true}"#]).refused(Check::Additions, "node settings are not understood");
+}
+
+#[test]
+fn the_state_volume_is_the_pinned_one() {
+    let with = |volumes: &[&str]| {
+        let cel = boot::own_log_with(&phase::ALL, &[], volumes).into_bytes();
+        Case::new().again(|m| {
+            m.cel = cel;
+            m.measure_again();
+        })
+    };
+    let under = |case: &Case, state: StateVolume<'_>| {
+        case.with_policy(|policy| verify(&case.evidence, &case.binding, &Policy { state, ..policy }))
+    };
+    let open = with(&[boot::STATE_VOLUME]);
+    assert_eq!(open.verify().unwrap().state_volume(), boot::STATE_VOLUME);
+    assert!(under(&open, StateVolume::Pinned(boot::STATE_VOLUME)).is_ok());
+    // The same UUID with another key, and another volume.
+    let look_alike = boot::STATE_VOLUME.replace(" ab", " cd");
+    let erased = boot::STATE_VOLUME.replace("0c5c", "1111");
+    for (pinned, reason) in [(look_alike, "a look-alike"), (erased, "is pinned")] {
+        let rejection = under(&open, StateVolume::Pinned(&pinned)).expect_err(reason);
+        assert_eq!(rejection.check, Check::State);
+        assert!(rejection.reason.contains(reason), "{rejection}");
+    }
+    // None is open: refused, but for those who come to recover it.
+    let none = with(&["none"]);
+    none.refused(Check::State, "no state volume is open");
+    assert!(under(&none, StateVolume::Any).is_ok());
+    assert!(under(&none, StateVolume::Pinned("none")).is_err());
+    // PCR 15 left as it was: the key could be unsealed by whoever comes next.
+    let untouched = with(&[]);
+    assert!(under(&untouched, StateVolume::Any).is_err());
+    untouched.refused(Check::State, "can still be unsealed");
+    with(&[boot::STATE_VOLUME, "none"]).refused(Check::State, "measured twice");
+    with(&["a volume"]).refused(Check::State, "names no state volume");
 }
 
 #[test]

@@ -11,7 +11,8 @@ use pillar_measure::tcg::EventLog;
 use pillar_model::{Bank, Evidence};
 use pillar_tools::Tools;
 use pillar_verify::{
-    ExitBootServices, Firmware, Policy, SameTpm, Verdict, ak_name, judge, make_credential, qualifying_data,
+    ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verdict, ak_name, judge, make_credential,
+    qualifying_data,
 };
 use ring::rand::SystemRandom;
 use std::fmt::Write as _;
@@ -231,6 +232,7 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
         ek_intermediates: &issuers,
         same_tpm: SameTpm::Activated(&secret),
         firmware: Firmware::Learn,
+        state: StateVolume::Learn,
         exit_boot_services: ExitBootServices::Required,
         previous: None,
         now_unix_s: now(),

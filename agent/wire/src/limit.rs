@@ -19,6 +19,8 @@ pub const TPM_STRUCTURE_BYTES: usize = 2 * 1024;
 pub const SECRET_BYTES: usize = 64;
 /// A name, version, state or reason in a status.
 pub const TEXT_BYTES: usize = 1024;
+/// The report about a state volume, JSON; its recovery token has some 300 bytes for each of up to 16 operators.
+pub const STATE_REPORT_BYTES: usize = 64 * 1024;
 /// Phases in a status.
 pub const PHASES: usize = 64;
 /// One kernel log record: what `/dev/kmsg` gives at most.

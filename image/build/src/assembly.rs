@@ -8,11 +8,11 @@ use crate::flavour::{self, Flavour};
 use crate::options::{BuildOptions, check_version};
 use crate::progress::Progress;
 use crate::run::{Scratch, uninterrupted};
-use crate::seal::{PolicyKey, Sealer, SigningKey, UkiParts, cmdline};
+use crate::seal::{Sealer, SigningKey, UkiParts, UkiPolicies, cmdline};
 use crate::sealed::{self, Contents, Parts};
 use crate::workload::{self, Workload};
 use crate::workshop::Workshop;
-use crate::{archive, lock, release, sbom};
+use crate::{archive, lock, policy, release, sbom};
 use pillar_keys::{KeySource, Keys, Variable};
 use pillar_layout::gpt;
 use pillar_model::{Release, RootHash};
@@ -33,6 +33,7 @@ const FALLBACK_EPOCH: u64 = 1_735_689_600;
 
 pub(crate) const PID_1: &str = "pillar-init";
 const AGENT: &str = "pillar-agent";
+const STATE: &str = "pillar-state";
 
 /// How often the boot loader starts a new image before it falls back.
 const TRIES: u32 = 3;
@@ -156,6 +157,8 @@ pub(crate) struct SigningKeys {
     pub(crate) db: SigningKey,
     pcr: KeySource,
     pcr_public: PathBuf,
+    /// `TPMT_PUBLIC` of the same key, for the sealed root.
+    policy_key: Vec<u8>,
 }
 
 impl SigningKeys {
@@ -181,12 +184,14 @@ impl SigningKeys {
         };
         let folder = Keys::load(&under(project, &options.keys))?;
         let db = folder.secure_boot(Variable::Db);
+        let pcr_public = pcr_public.unwrap_or_else(|| folder.pcr().public);
         Ok(Self {
+            policy_key: policy::public_area(&pcr_public)?,
             db: SigningKey {
                 key: options.db_key.clone().unwrap_or_else(|| db.key.into()),
                 certificate: db.certificate,
             },
-            pcr_public: pcr_public.unwrap_or_else(|| folder.pcr().public),
+            pcr_public,
             pcr: options.pcr_key.clone().unwrap_or_else(|| folder.pcr().key.into()),
             folder,
         })
@@ -275,6 +280,7 @@ struct Job<'a> {
 struct Programs {
     init: PathBuf,
     agent: PathBuf,
+    state: PathBuf,
     workload: Vec<PathBuf>,
 }
 
@@ -290,12 +296,17 @@ impl Job<'_> {
     fn run(&self) -> Result<(Release, Vec<String>), Error> {
         let programs = self.compile()?;
         let operators = self.keys.folder.operators_pem()?;
+        let template = self.scratch.join("state.ext4");
+        self.sealer.state_template(&template)?;
         let parts = Parts {
             workshop: self.workshop,
             flavour: self.flavour,
             version: self.version,
             init: &programs.init,
             agent: &programs.agent,
+            state: &programs.state,
+            state_template: &template,
+            policy_key: &self.keys.policy_key,
             workload: self.workload,
             workload_programs: &programs.workload,
             operators: &operators,
@@ -327,11 +338,12 @@ impl Job<'_> {
         self.progress.step("PID 1");
         let init = self.compiler.build(&[PID_1], Linking::Static)?.remove(0);
         self.progress.step("agent and workload");
-        let mut packages = vec![AGENT];
+        let mut packages = vec![AGENT, STATE];
         packages.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
         let mut paths = self.compiler.build(&packages, Linking::Dynamic)?;
         let agent = paths.remove(0);
-        Ok(Programs { init, agent, workload: paths })
+        let state = paths.remove(0);
+        Ok(Programs { init, agent, state, workload: paths })
     }
 
     fn boot_files(
@@ -348,22 +360,34 @@ impl Job<'_> {
         let initrd = write("initrd.cpio", &archive::cpio(&initrd.tree)?)?;
         let os_release = write("os-release", sealed::os_release(parts).as_bytes())?;
         let cmdline = cmdline(root_hash, &self.flavour.cmdline);
+        let first = self.scratch.join("first.efi");
         let unsigned = self.scratch.join(self.name("unsigned.efi"));
         let stub = self.workshop.file("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")?;
         let kernel = self.workshop.file(&format!("/boot/vmlinuz-{}", self.workshop.kernel))?;
-        self.sealer.uki(
-            &UkiParts {
-                kernel: &kernel,
-                kernel_release: &self.workshop.kernel,
-                initrd: &initrd,
-                cmdline: &cmdline,
-                os_release: &os_release,
-                stub: &stub,
-                version: self.version,
-                policies: Some(PolicyKey { key: &self.keys.pcr, public: &self.keys.pcr_public }),
-            },
-            &unsigned,
+        let uki_parts = UkiParts {
+            kernel: &kernel,
+            kernel_release: &self.workshop.kernel,
+            initrd: &initrd,
+            cmdline: &cmdline,
+            os_release: &os_release,
+            stub: &stub,
+            version: self.version,
+            policies: UkiPolicies::Make { key: &self.keys.pcr, public: &self.keys.pcr_public },
+        };
+        // What our policies are about is known only when there is a UKI; so it is made twice.
+        self.sealer.uki(&uki_parts, &first)?;
+        let sections = policy::sign(
+            self.sealer,
+            &first,
+            &self.keys.pcr,
+            &self.keys.policy_key,
+            self.security_epoch,
+            self.scratch,
         )?;
+        let public = write("pcr.pub", &sections.public)?;
+        let signatures = write("pcrsig.json", &sections.signatures)?;
+        let policies = UkiPolicies::Made { public: &public, signatures: &signatures };
+        self.sealer.uki(&UkiParts { policies, ..uki_parts }, &unsigned)?;
         let uki = self.scratch.join(self.name("efi"));
         self.sealer.sign(&unsigned, &self.keys.db, &uki)?;
         limit("the UKI", &uki, self.flavour.limits.uki_mib)?;
@@ -426,7 +450,7 @@ impl Job<'_> {
         if let Some(orphan) = orphans.first() {
             return Err(Error::WorkshopFile(format!("package that owns {orphan}")));
         }
-        let mut programs = vec![PID_1, AGENT];
+        let mut programs = vec![PID_1, AGENT, STATE];
         programs.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
         let mut crates = sbom::crates(self.compiler.metadata(), &programs);
         crates.extend(self.compiler.runtime()?);

@@ -61,6 +61,14 @@ pub enum Error {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// The policy key is of another kind.
+    #[error("the policy key {} {problem}", .path.display())]
+    PolicyKey {
+        /// Its public key or certificate.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The workshop lacks a file that the image needs.
     #[error("the Debian tree in the cache has no {0}")]
     WorkshopFile(String),

@@ -1,6 +1,7 @@
 //! A flavour: one kind of machine as data (`image/flavours/NAME.toml`). Nothing in the code knows a flavour by name.
 
 use crate::error::{Error, file};
+use pillar_model::StateSettings;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -26,6 +27,8 @@ pub struct Flavour {
     pub cmdline: Vec<String>,
     /// Sizes of the partitions.
     pub disk: Disk,
+    /// The state volume.
+    pub state: State,
     /// What must not grow unnoticed.
     pub limits: Limits,
 }
@@ -90,6 +93,24 @@ impl TryFrom<u64> for SectorSize {
     fn try_from(bytes: u64) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|size| size.bytes() == bytes);
         known.ok_or_else(|| format!("no disk has sectors of {bytes} bytes; known are 512 and 4096"))
+    }
+}
+
+/// The state volume.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Modules that stage 2 loads before it is opened, in order.
+    pub modules: Vec<String>,
+    /// Whether every sector carries an authentication code.
+    pub integrity: bool,
+}
+
+impl State {
+    /// What the image says of it.
+    #[must_use]
+    pub fn settings(&self) -> StateSettings {
+        StateSettings { integrity: self.integrity }
     }
 }
 

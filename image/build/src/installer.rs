@@ -14,7 +14,7 @@ use crate::flavour::{self, SectorSize};
 use crate::options::InstallerOptions;
 use crate::progress::Progress;
 use crate::run::{Scratch, uninterrupted};
-use crate::seal::{Sealer, UkiParts, cmdline};
+use crate::seal::{Sealer, UkiParts, UkiPolicies, cmdline};
 use crate::sealed::{self, Contents};
 use crate::tree::Source;
 use crate::workshop::Workshop;
@@ -96,7 +96,7 @@ pub fn build(project: &Path, options: &InstallerOptions, progress: &Progress) ->
             os_release: &os_release,
             stub: &workshop.file("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")?,
             version: &version,
-            policies: None,
+            policies: UkiPolicies::None,
         },
         &unsigned,
     )?;

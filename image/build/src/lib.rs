@@ -22,6 +22,7 @@ pub mod list;
 pub mod lock;
 pub mod modules;
 pub mod options;
+pub mod policy;
 pub mod progress;
 pub mod release;
 pub mod run;

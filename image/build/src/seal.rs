@@ -16,11 +16,18 @@ use std::process::Command;
 const PCR_BANKS: &str = "sha256,sha384";
 
 /// OpenSSL's provider for keys on a token.
-const TOKEN_PROVIDER: &str = "pkcs11";
+pub const TOKEN_PROVIDER: &str = "pkcs11";
 
 /// Compression of the sealed root. LZ4 unpacks several times faster than zstd or lzma, which is boot time on a slow
 /// machine; level 12 costs only the builder. 64 KiB clusters: read amplification against size.
 const COMPRESSION: [&str; 2] = ["-zlz4hc,level=12", "-C65536"];
+
+/// Size of the state volume's first file system, in mke2fs's words: all of it is written at first boot.
+const STATE_TEMPLATE_SIZE: &str = "16M";
+
+/// Blocks of 4 KiB for which its tables have room: 1 TiB. Beyond, the kernel places tables elsewhere (`meta_bg`) by itself;
+/// more room here would need a larger journal, and that more time at first boot.
+const STATE_BLOCKS: u64 = 268_435_456;
 
 /// The tools and what all of them must agree on.
 #[derive(Debug)]
@@ -59,17 +66,29 @@ pub struct UkiParts<'a> {
     pub stub: &'a Path,
     /// Image version, for `.sbat`.
     pub version: &'a str,
-    /// Signs the PCR policies; none: the UKI has none, and what is sealed to such policies stays closed to it.
-    pub policies: Option<PolicyKey<'a>>,
+    /// The PCR policies.
+    pub policies: UkiPolicies<'a>,
 }
 
-/// The key that signs PCR policies.
+/// Where a UKI's policy signatures come from.
 #[derive(Debug, Clone, Copy)]
-pub struct PolicyKey<'a> {
-    /// The private key.
-    pub key: &'a KeySource,
-    /// The public key, PEM; for a key on a token, its certificate.
-    pub public: &'a Path,
+pub enum UkiPolicies<'a> {
+    /// systemd's are made with this key.
+    Make {
+        /// The private key.
+        key: &'a KeySource,
+        /// Its public key, PEM; for a key on a token, its certificate.
+        public: &'a Path,
+    },
+    /// There are none, and what is sealed to such policies stays closed to it.
+    None,
+    /// They are in these files: the sections `.pcrpkey` and `.pcrsig`.
+    Made {
+        /// The public key, PEM.
+        public: &'a Path,
+        /// The signatures, JSON.
+        signatures: &'a Path,
+    },
 }
 
 impl Sealer<'_> {
@@ -93,6 +112,26 @@ impl Sealer<'_> {
         fs::remove_file(&tar).map_err(file("remove", &tar))
     }
 
+    /// Makes the file system that a new state volume begins with. Nothing is left for later to be written ("lazy"): what
+    /// was never written cannot be read on a volume with integrity. It has room in its tables to be grown to terabytes.
+    pub fn state_template(&self, output: &Path) -> Result<(), Error> {
+        let mut command = self.command("mkfs.ext4");
+        command.args(["-q", "-F", "-b", "4096", "-m", "1", "-L", "pillar-state"]);
+        // The number of inodes is for each 128 MiB of the grown file system too.
+        // Without checksums of its own: growing would read bitmaps that were never written, to sum them up. On a volume
+        // with integrity every sector has an authentication code anyway.
+        command.args(["-O", "64bit,^metadata_csum,^uninit_bg"]);
+        command.args(["-I", "256", "-N", "1024", "-J", "size=4", "-E"]);
+        command.arg(format!(
+            "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,resize={STATE_BLOCKS},hash_seed={}",
+            digest::guid(self.seed, "state directories")
+        ));
+        command.args(["-U", &digest::guid(self.seed, "state file system")]);
+        // SOURCE_DATE_EPOCH is obeyed by mke2fs 1.47.1 and later.
+        run("mkfs.ext4", command.arg(output).arg(STATE_TEMPLATE_SIZE))?;
+        Ok(())
+    }
+
     /// Makes the hash tree over a sealed root.
     pub fn verity(&self, root: &Path, output: &Path) -> Result<RootHash, Error> {
         let content = digest::file(root).map_err(file("read", root))?;
@@ -112,7 +151,7 @@ impl Sealer<'_> {
         })
     }
 
-    /// Makes the UKI, not signed for Secure Boot yet. Its PCR policies are signed.
+    /// Makes the UKI, not signed for Secure Boot yet.
     pub fn uki(&self, parts: &UkiParts<'_>, output: &Path) -> Result<(), Error> {
         let mut command = self.command("ukify");
         command.arg("build");
@@ -121,8 +160,13 @@ impl Sealer<'_> {
         command.arg("--cmdline").arg(parts.cmdline).arg("--uname").arg(parts.kernel_release);
         command.arg("--os-release").arg(format!("@{}", parts.os_release.display()));
         command.arg("--sbat").arg(sbat(parts.version));
-        if let Some(policies) = &parts.policies {
-            sign_policies(&mut command, policies);
+        match parts.policies {
+            UkiPolicies::Make { key, public } => sign_policies(&mut command, key, public),
+            UkiPolicies::None => {}
+            UkiPolicies::Made { public, signatures } => {
+                command.arg(format!("--pcrpkey={}", public.display()));
+                command.arg(format!("--section=.pcrsig:@{}", signatures.display()));
+            }
         }
         run("ukify", command.arg("--output").arg(output))?;
         Ok(())
@@ -143,20 +187,17 @@ impl Sealer<'_> {
     }
 }
 
-fn sign_policies(ukify: &mut Command, policies: &PolicyKey<'_>) {
+fn sign_policies(ukify: &mut Command, key: &KeySource, public: &Path) {
     ukify.args(["--pcr-banks", PCR_BANKS]);
-    match policies.key {
-        KeySource::File(path) => {
-            ukify.arg("--pcr-private-key").arg(path).arg("--pcr-public-key").arg(policies.public)
-        }
+    match key {
+        KeySource::File(path) => ukify.arg("--pcr-private-key").arg(path),
         // ukify takes the public key from the certificate then.
         KeySource::Pkcs11(uri) => ukify
             .args(["--signtool=systemd-sbsign", "--signing-provider", TOKEN_PROVIDER])
             .arg("--pcr-private-key")
-            .arg(uri)
-            .arg("--pcr-public-key")
-            .arg(policies.public),
+            .arg(uri),
     };
+    ukify.arg("--pcr-public-key").arg(public);
     // In the argument's own words: paths of phases, each one step longer.
     let paths: Vec<String> = (1..=phase::ALL.len()).map(|n| phase::ALL[..n].join(":")).collect();
     ukify.arg("--phases").arg(paths.join(" "));

@@ -35,6 +35,12 @@ pub struct Parts<'a> {
     pub init: &'a Path,
     /// The agent.
     pub agent: &'a Path,
+    /// What opens the state volume.
+    pub state: &'a Path,
+    /// The file system that a new state volume begins with.
+    pub state_template: &'a Path,
+    /// `TPMT_PUBLIC` of the policy key.
+    pub policy_key: &'a [u8],
     /// The workload.
     pub workload: &'a Workload,
     /// The workload's compiled programs.
@@ -59,6 +65,13 @@ pub fn root(parts: &Parts<'_>) -> Result<Contents, Error> {
     configuration(&mut contents.tree, parts)?;
     contents.tree.program(root::INIT, Source::Host(parts.init.to_owned()))?;
     contents.tree.program(root::AGENT, Source::Host(parts.agent.to_owned()))?;
+    contents.tree.program(root::STATE, Source::Host(parts.state.to_owned()))?;
+    contents.tree.file(root::STATE_TEMPLATE, Source::Host(parts.state_template.to_owned()))?;
+    contents.tree.text(root::POLICY_KEY, parts.policy_key)?;
+    let state = serde_json::to_vec_pretty(&parts.flavour.state.settings())
+        .map_err(|source| Error::Json { what: "the state volume's settings", source })?;
+    contents.tree.text(root::STATE_SETTINGS, state)?;
+    contents.tree.text(root::STATE_MODULES, lines(&parts.flavour.state.modules))?;
     let json = serde_json::to_vec_pretty(&parts.workload.settings)
         .map_err(|source| Error::Json { what: "the workload", source })?;
     contents.tree.text(root::WORKLOAD, json)?;
@@ -85,7 +98,9 @@ pub fn bare(workshop: &Workshop, flavour: &Flavour, version: &str) -> Result<Con
 /// The modules that the flavour's root has.
 fn flavour_modules(contents: &mut Contents, workshop: &Workshop, flavour: &Flavour) -> Result<(), Error> {
     let Flavour { initrd_modules, initrd_spare_modules, root_modules, spare_modules, .. } = flavour;
-    let names = [root_modules.as_slice(), spare_modules, initrd_modules, initrd_spare_modules].concat();
+    let state_modules = &flavour.state.modules;
+    let names = [root_modules.as_slice(), spare_modules, initrd_modules, initrd_spare_modules, state_modules]
+        .concat();
     modules(contents, workshop, &names, &[])?;
     contents.tree.text(root::ROOT_MODULES, lines(root_modules))?;
     Ok(())
@@ -117,7 +132,7 @@ pub fn initrd_of(
 }
 
 fn skeleton(tree: &mut Tree) -> Result<(), Error> {
-    for path in ["/usr/bin", "/usr/lib", "/usr/lib64", "/usr/share", "/etc", "/var/lib"] {
+    for path in ["/usr/bin", "/usr/lib", "/usr/lib64", "/usr/share", "/etc", root::STATE_MOUNT] {
         tree.directory(path)?;
     }
     for mount_point in ["/proc", "/sys", "/dev", "/run", "/tmp", root::ESP] {

@@ -8,6 +8,20 @@ pub mod root {
     pub const INIT: &str = "/usr/bin/pillar-init";
     /// The agent.
     pub const AGENT: &str = "/usr/bin/pillar-agent";
+    /// Opens the state volume; init runs it in the phase `sysinit`, and for recovery.
+    pub const STATE: &str = "/usr/bin/pillar-state";
+    /// `pillar_model::StateSettings` as JSON: what a state volume is made with, and must be made with to be opened.
+    pub const STATE_SETTINGS: &str = "/usr/lib/pillar/state.json";
+    /// The small file system that a new state volume begins with; it is grown to the volume's size.
+    pub const STATE_TEMPLATE: &str = "/usr/lib/pillar/state.ext4";
+    /// Names of modules that stage 2 loads before the state volume is opened.
+    pub const STATE_MODULES: &str = "/etc/modules-load.d/pillar-state.conf";
+    /// `TPMT_PUBLIC` of the key that signs policies for the TPM.
+    pub const POLICY_KEY: &str = "/usr/lib/pillar/policy-key.tpmt";
+    /// Where the state volume is mounted.
+    pub const STATE_MOUNT: &str = "/var/lib/pillar";
+    /// In the initrd: the UKI's `.pcrsig` section as systemd-stub hands it over.
+    pub const SIGNED_POLICIES: &str = "/.extra/tpm2-pcr-signature.json";
     /// The workload as JSON (`pillar_workload::Workload`), made from its `pillar.toml` and checked at build time.
     pub const WORKLOAD: &str = "/usr/lib/pillar/workload.json";
     /// The workload's files; its command is relative to this directory.
@@ -47,8 +61,16 @@ pub mod run {
     pub const INIT_SOCKET: &str = "/run/pillar/init.sock";
     /// Node settings as measured (`pillar_model::NodeSettings` as JSON), absent when there are none.
     pub const NODE: &str = "/run/pillar/node.json";
-    /// Where the workload's writable directories live.
+    /// Where the workload's directories below `/run` and `/tmp` live.
     pub const WORKLOAD: &str = "/run/workload";
+    /// The UKI's signed policies, copied from the initrd by stage 1.
+    pub const SIGNED_POLICIES: &str = "/run/pillar/policies.json";
+    /// `pillar_model::StateReport` as JSON: what became of the state volume in this boot. Written by `pillar-state`.
+    pub const STATE: &str = "/run/pillar/state.json";
+    /// The recovery key from the agent, who removes nothing: `pillar-state recover` takes and removes it.
+    pub const RECOVERY_KEY: &str = "/run/pillar/agent/recovery.key";
+    /// The agent's own folder.
+    pub const AGENT: &str = "/run/pillar/agent";
 }
 
 /// What the agent may ask of init: one word in one datagram.
@@ -57,6 +79,10 @@ pub mod request {
     pub const REBOOT: &str = "reboot";
     /// Ordered shutdown, then power off.
     pub const POWER_OFF: &str = "poweroff";
+    /// The recovery key lies in [`super::run::RECOVERY_KEY`]: use it, seal anew, reboot.
+    pub const RECOVER: &str = "recover";
+    /// Ordered shutdown, the state volume's keys destroyed, then reboot: a new volume is made.
+    pub const ERASE: &str = "erase";
 }
 
 /// Users of the sealed system; there is no login for any of them.
@@ -123,7 +149,7 @@ pub mod pcr {
     pub const OVERRIDES: u8 = 12;
     /// Extension images; the node settings, when there are any.
     pub const NODE: u8 = 13;
-    /// Machine identity and state volume (later): zero until then.
+    /// What became of the state volume; zero until it was opened, so that it opens once a boot.
     pub const IDENTITY: u8 = 15;
     /// What a verifier asks to have quoted, ascending.
     pub const QUOTED: [u8; 13] = [0, 1, 2, 3, 4, 5, 7, 9, 11, 12, 13, 14, 15];
@@ -135,7 +161,7 @@ pub mod phase {
     pub const ENTER_INITRD: &str = "enter-initrd";
     /// Stage 1 is about to switch root.
     pub const LEAVE_INITRD: &str = "leave-initrd";
-    /// Stage 2 begins; the only phase in which the state volume opens (later).
+    /// Stage 2 begins; the only phase in which the state volume opens.
     pub const SYSINIT: &str = "sysinit";
     /// The agent and the workload are about to start.
     pub const READY: &str = "ready";

@@ -50,6 +50,11 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("pillar-recovery", &[]),
         ("pillar-wire", &["pillar-layout", "pillar-model"]),
         ("pillar-tpm", &["pillar-layout", "pillar-model", "pillar-verify"]),
+        ("pillar-seal", &["pillar-layout", "pillar-model", "pillar-measure"]),
+        (
+            "pillar-state",
+            &["pillar-layout", "pillar-model", "pillar-luks", "pillar-recovery", "pillar-os", "pillar-seal"],
+        ),
         ("pillar-os", &["pillar-layout", "pillar-model"]),
         ("pillar-init", &["pillar-layout", "pillar-model", "pillar-slot", "pillar-os", "pillar-workload"]),
         (
@@ -60,10 +65,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "pillar-measure",
                 "pillar-verify",
                 "pillar-wire",
-                "pillar-luks",
                 "pillar-recovery",
                 "pillar-tpm",
-                "pillar-os",
             ],
         ),
         (

@@ -41,6 +41,10 @@ const PCRS: &str = include_str!("../../../measure/tests/data/ovmf-sdboot.pcrs");
 
 pub const NODE_SETTINGS: &str = r#"{"name":"p1"}"#;
 
+/// UUID and HMAC of the key, as init measures them.
+pub const STATE_VOLUME: &str =
+    "0c5c2a3e-8a5e-4b8e-9a55-6d1f6f1f6c11 abababababababababababababababababababababababababababababababab";
+
 pub fn digest(text: &str) -> Digest {
     Digest(hex::decode(text).unwrap())
 }
@@ -65,12 +69,23 @@ fn record(number: usize, pcr: u8, event: &str, text: &str) -> String {
 
 /// What init logs on its way through these phases; with node settings before `sysinit`.
 pub fn own_log(phases: &[&str], settings: &[&str]) -> String {
+    own_log_with(phases, settings, &[STATE_VOLUME])
+}
+
+/// As [`own_log`], with these texts about the state volume before `ready`.
+pub fn own_log_with(phases: &[&str], settings: &[&str], volumes: &[&str]) -> String {
     let mut log = String::new();
     let mut number = 0;
     for phase in phases {
         if *phase == phase::SYSINIT {
             for text in settings {
                 log += &record(number, 13, "node-settings", text);
+                number += 1;
+            }
+        }
+        if *phase == phase::READY {
+            for text in volumes {
+                log += &record(number, 15, "state-volume", text);
                 number += 1;
             }
         }
