@@ -14,9 +14,9 @@ fn volumes_are_made_cut_short_made_anew_grown_reopened_and_damaged() -> Result<(
         "plain: closed, opened again, all files as written, e2fsck finds nothing",
         "integrity: closed, opened again, all files as written, e2fsck finds nothing",
         // What is written over encrypted data is read as something else, and nobody notices …
-        "plain: damaged, 0 files refused, 11 read wrong",
+        "plain: damaged, files read wrong",
         // … unless there is integrity.
-        "integrity: damaged, 11 files refused, 0 read wrong",
+        "integrity: damaged, files refused",
     ];
     for line in expected {
         assert!(said.lines.iter().any(|said| said == line), "not said: {line}\nsaid: {:#?}", said.lines);

@@ -87,7 +87,13 @@ fn damage(disk: &Path, name: &str, shape: &Shape) -> Result<()> {
             Ok(_) => {}
         }
     }
-    say(&format!("{name}: damaged, {refused} files refused, {wrong} read wrong"));
+    // How many depends on where ext4 put them.
+    let result = match (refused, wrong) {
+        (0, 1..) => "files read wrong".to_owned(),
+        (1.., 0) => "files refused".to_owned(),
+        _ => format!("{refused} files refused, {wrong} read wrong"),
+    };
+    say(&format!("{name}: damaged, {result}"));
     again.close()
 }
 
