@@ -55,6 +55,10 @@ keys: tools
 tools *args: programs
     @{{ bin }}/pillar-tools ensure "$@"
 
+# Build twice, as differently as this host allows, and compare every output
+repro *args: (tools args) keys
+    @{{ bin }}/pillar-image repro "$@"
+
 # Renew the lock files: resolve the Debian packages anew, show what changed (lock tools virt)
 lock *args: programs
     @{{ bin }}/pillar-image lock "$@"

@@ -5,25 +5,27 @@ use crate::compile::{Compiler, Linking};
 use crate::disk::{self, EspFile};
 use crate::error::{Error, file};
 use crate::flavour::{self, Flavour};
-use crate::options::{BuildOptions, check_version};
+use crate::options::{BuildOptions, TreesOptions, check_version};
 use crate::progress::Progress;
 use crate::run::{Scratch, uninterrupted};
 use crate::seal::{Sealer, SigningKey, UkiParts, UkiPolicies, cmdline};
 use crate::sealed::{self, Contents, Parts};
+use crate::tree::{Content, Source};
 use crate::workload::{self, Workload};
 use crate::workshop::Workshop;
-use crate::{archive, lock, policy, release, sbom};
+use crate::{archive, digest, host, lock, policy, provenance, release, sbom};
 use pillar_keys::{KeySource, Keys, Variable};
 use pillar_layout::gpt;
 use pillar_model::{Release, RootHash};
+use pillar_tools::lock::Lock;
 use pillar_tools::{Network, Tools};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What a build needs beside out/ at its peak: disk image, root as tar and erofs, UKI before and after signing.
 pub(crate) const SCRATCH_MIB: u64 = 500;
@@ -73,6 +75,7 @@ pub fn project() -> Result<PathBuf, Error> {
 
 /// Builds an image.
 pub fn build(project: &Path, options: &BuildOptions, progress: &Progress) -> Result<Built, Error> {
+    let started = SystemTime::now();
     // What a person typed is checked first, all of it, before anything takes time.
     let flavour = flavour::read(project, &options.flavour)?;
     let version = options.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
@@ -84,16 +87,25 @@ pub fn build(project: &Path, options: &BuildOptions, progress: &Progress) -> Res
     let out = Output::open(&under(project, &options.out()))?;
     check_space(out.beside(), SCRATCH_MIB)?;
     let compiler = Compiler::new(project, options.offline)?;
-    let network = if options.offline { Network::Forbidden } else { Network::Allowed };
+    let network = network(options.offline);
     let workshop =
         Workshop::prepare(project, &flavour, &packages, &tools, network, options.refresh, progress)?;
     let scratch = Scratch::new(out.scratch())?;
+    let host = host::observe(project);
+    if let Some(difference) = host::difference(project, &host) {
+        progress.note(&difference);
+    }
 
     let job = Job {
         flavour: &flavour,
         version: &version,
         security_epoch: options.epoch,
         workload: &workload,
+        workload_folder: &under(project, &options.workload),
+        project,
+        packages: &packages,
+        host: &host,
+        started,
         keys: &keys,
         workshop: &workshop,
         compiler: &compiler,
@@ -140,6 +152,23 @@ pub(crate) fn source_date_epoch(project: &Path) -> u64 {
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
     };
     given.or_else(committed).unwrap_or(FALLBACK_EPOCH)
+}
+
+/// Makes sure of the Debian trees: the tools, and what a flavour's image takes its files from.
+/// Returns where the second is.
+pub fn trees(project: &Path, options: &TreesOptions, progress: &Progress) -> Result<PathBuf, Error> {
+    let flavour = flavour::read(project, &options.flavour)?;
+    let packages = lock::read(project, &flavour)?;
+    let network = network(options.offline);
+    progress.step("tools tree");
+    let tools = Tools::ensure(network)?;
+    let workshop = Workshop::prepare(project, &flavour, &packages, &tools, network, false, progress)?;
+    progress.finish();
+    Ok(workshop.root().to_owned())
+}
+
+fn network(offline: bool) -> Network {
+    if offline { Network::Forbidden } else { Network::Allowed }
 }
 
 pub(crate) fn check_space(folder: &Path, needed_mib: u64) -> Result<(), Error> {
@@ -267,6 +296,11 @@ struct Job<'a> {
     version: &'a str,
     security_epoch: u64,
     workload: &'a Workload,
+    workload_folder: &'a Path,
+    project: &'a Path,
+    packages: &'a Lock,
+    host: &'a host::HostInputs,
+    started: SystemTime,
     keys: &'a SigningKeys,
     workshop: &'a Workshop,
     compiler: &'a Compiler,
@@ -438,26 +472,14 @@ impl Job<'_> {
         root_hash: RootHash,
         disks: Vec<String>,
     ) -> Result<(Release, Vec<String>), Error> {
-        let mut used = root.used.clone();
-        used.extend(initrd.used.iter().cloned());
-        for name in
-            ["/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"]
-        {
-            used.insert(name.to_owned());
-        }
-        used.insert(format!("/boot/vmlinuz-{}", self.workshop.kernel));
-        let (packages, orphans) = self.workshop.owners(&used)?;
-        if let Some(orphan) = orphans.first() {
-            return Err(Error::WorkshopFile(format!("package that owns {orphan}")));
-        }
         let mut programs = vec![PID_1, AGENT, STATE];
         programs.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
-        let mut crates = sbom::crates(self.compiler.metadata(), &programs);
-        crates.extend(self.compiler.runtime()?);
         let root_hash_text = root_hash.to_string();
         let subject =
             sbom::Subject { version: self.version, flavour: &self.flavour.name, root_hash: &root_hash_text };
-        let bill = sbom::document(&subject, &packages, self.workshop, &crates);
+        let bill = self.bill(root, initrd)?;
+        let packages = bill.packages.iter().map(|p| p.package.clone()).collect();
+        let bill = sbom::document(&subject, &bill);
         release::write_json(&self.scratch.join(sbom::FILE), "the bill of materials", &bill)?;
 
         let read = |path: &Path| fs::read(path).map_err(file("read", path));
@@ -483,7 +505,112 @@ impl Job<'_> {
             names.push(self.name("unsigned.efi"));
         }
         names.push(release::FILE.to_owned());
+        self.provenance(&names, &programs)?;
+        names.insert(names.len() - 1, provenance::FILE.to_owned());
         Ok((release, names))
+    }
+
+    /// Everything in the image, file by file, with what it is from.
+    fn bill(&self, root: &Contents, initrd: &Contents) -> Result<sbom::Bill, Error> {
+        let kernel = format!("/boot/vmlinuz-{}", self.workshop.kernel);
+        let boot = [
+            "/usr/lib/systemd/boot/efi/linuxx64.efi.stub",
+            "/usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+            kernel.as_str(),
+        ];
+        let mut used: BTreeSet<String> = &root.used | &initrd.used;
+        used.extend(boot.map(str::to_owned));
+        let owners = self.workshop.owners(&used)?;
+        // What the workshop's files became, by the path that they were taken from.
+        let mut taken: BTreeMap<String, Vec<sbom::Shipped>> = BTreeMap::new();
+        for path in boot {
+            let from = self.workshop.file(path)?;
+            let sha256 = hex::encode(digest::file(&from).map_err(file("read", &from))?);
+            let shipped = sbom::Shipped { path: path.to_owned(), sha256, place: sbom::Place::Boot };
+            taken.entry(path.to_owned()).or_default().push(shipped);
+        }
+        let mut bill =
+            sbom::Bill { workload: (self.workload.settings.name.clone(), Vec::new()), ..Default::default() };
+        let compiled = self.compiled_paths();
+        for (path, entry) in root.tree.iter() {
+            let Content::File(source) = &entry.content else { continue };
+            let sha256 = match source {
+                Source::Host(host) => digest::file(host).map_err(file("read", host))?.to_vec(),
+                Source::Bytes(bytes) => digest::plain(bytes).to_vec(),
+            };
+            let shipped = sbom::Shipped {
+                path: path.to_owned(),
+                sha256: hex::encode(sha256),
+                place: sbom::Place::Root,
+            };
+            if let Some(from) = self.origin(path, source, &used) {
+                taken.entry(from).or_default().push(shipped);
+            } else if let Some(package) = compiled.get(path) {
+                let mut crates = sbom::crates(self.compiler.metadata(), &[package]);
+                crates.extend(self.compiler.runtime(*package == PID_1)?);
+                bill.programs.push(sbom::Program { name: (*package).to_owned(), file: shipped, crates });
+            } else if path.starts_with(pillar_layout::root::WORKLOAD_FILES) {
+                bill.workload.1.push(shipped);
+            } else {
+                bill.configuration.push(shipped);
+            }
+        }
+        for (package, paths) in owners {
+            let files = paths.iter().filter_map(|path| taken.get(path)).flatten().cloned().collect();
+            let sha256 = self.packages.packages.get(&package.name).map(|p| p.sha256.to_string());
+            let licences = self.workshop.licences(&package.name);
+            bill.packages.push(sbom::Package { package, sha256, licences, files });
+        }
+        Ok(bill)
+    }
+
+    /// Where in the sealed root the compiled programs are, and which package of the workspace each is.
+    fn compiled_paths(&self) -> BTreeMap<String, &str> {
+        let files = pillar_layout::root::WORKLOAD_FILES;
+        let own = [
+            (pillar_layout::root::INIT, PID_1),
+            (pillar_layout::root::AGENT, AGENT),
+            (pillar_layout::root::STATE, STATE),
+        ];
+        let own = own.into_iter().map(|(path, package)| (path.to_owned(), package));
+        let builds = self.workload.builds.iter();
+        own.chain(builds.map(|build| (format!("{files}/{}", build.to), build.package.as_str()))).collect()
+    }
+
+    /// The path in the workshop that a file of the sealed root was taken from. Modules may have been unpacked.
+    fn origin(&self, path: &str, source: &Source, used: &BTreeSet<String>) -> Option<String> {
+        match source {
+            Source::Host(host) => self.workshop.inside(host),
+            Source::Bytes(_) => {
+                [path.to_owned(), format!("{path}.xz")].into_iter().find(|path| used.contains(path))
+            }
+        }
+    }
+
+    /// Says about all these files what they were made from.
+    fn provenance(&self, names: &[String], programs: &[&str]) -> Result<(), Error> {
+        let cargo_lock = self.project.join("Cargo.lock");
+        let parameters = provenance::Parameters {
+            flavour: &self.flavour.name,
+            workload: &self.workload.settings.name,
+            workload_files: provenance::folder_digest(self.workload_folder)?,
+            version: self.version,
+            security_epoch: self.security_epoch,
+            source_date_epoch: self.sealer.epoch,
+        };
+        let inputs = provenance::Inputs {
+            source: &provenance::source(self.project)?,
+            packages: self.packages,
+            tools: &pillar_tools::locked()?,
+            cargo_lock: &fs::read_to_string(&cargo_lock).map_err(file("read", &cargo_lock))?,
+            metadata: self.compiler.metadata(),
+            programs,
+            host: self.host,
+        };
+        let files: Vec<(String, PathBuf)> = names.iter().map(|n| (n.clone(), self.scratch.join(n))).collect();
+        let times = provenance::Times { started: self.started, finished: SystemTime::now() };
+        let statement = provenance::statement(&parameters, &inputs, &files, times)?;
+        release::write_json(&self.scratch.join(provenance::FILE), "the provenance", &statement)
     }
 }
 

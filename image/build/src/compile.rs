@@ -85,7 +85,7 @@ impl Compiler {
     }
 
     /// What the compiler links in beside crates: its standard library, and into static programs the host's C library.
-    pub fn runtime(&self) -> Result<Vec<Crate>, Error> {
+    pub fn runtime(&self, is_static: bool) -> Result<Vec<Crate>, Error> {
         let version = |program: &str, arguments: &[&str]| {
             let output = run(program, Command::new(program).args(arguments).current_dir(&self.project))?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -97,10 +97,12 @@ impl Compiler {
             licence: Some(licence.to_owned()),
             origin: Origin::Toolchain,
         };
-        Ok(vec![
-            part("rust-std", version("rustc", &["--version"])?, "MIT OR Apache-2.0"),
-            part("glibc-static", version("getconf", &["GNU_LIBC_VERSION"])?, "LGPL-2.1-or-later"),
-        ])
+        let mut parts = vec![part("rust-std", version("rustc", &["--version"])?, "MIT OR Apache-2.0")];
+        if is_static {
+            let version = version("getconf", &["GNU_LIBC_VERSION"])?;
+            parts.push(part("glibc-static", version, "LGPL-2.1-or-later"));
+        }
+        Ok(parts)
     }
 
     /// Builds packages; the paths of their programs, in the same order.

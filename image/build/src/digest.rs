@@ -19,6 +19,14 @@ pub fn of(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// SHA-256 of some bytes.
+#[must_use]
+pub fn plain(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(ring::digest::digest(&SHA256, bytes).as_ref());
+    out
+}
+
 /// Twelve digits of [`of`], for names in the cache.
 #[must_use]
 pub fn short(parts: &[&[u8]]) -> String {

@@ -248,6 +248,9 @@ impl Error {
             Error::Archive(ArchiveError::Refused(_)) => {
                 "remove these files from the workload; a sealed image runs programs, not scripts"
             }
+            Error::Metadata(_) => {
+                "crates come from cargo's own cache: `cargo fetch --locked` fills it where there is a network"
+            }
             Error::Module(_) => "correct the module lists in image/flavours",
             Error::Start { .. } => "`./just` installs what the host lacks",
             Error::Package { .. } => "name a package of this workspace that has one program",

@@ -10,6 +10,7 @@
 
 pub mod archive;
 pub mod assembly;
+pub mod compare;
 pub mod compile;
 pub mod digest;
 pub mod disk;
@@ -17,6 +18,7 @@ pub mod elf;
 pub mod error;
 pub mod flash;
 pub mod flavour;
+pub mod host;
 pub mod installer;
 pub mod list;
 pub mod lock;
@@ -24,7 +26,9 @@ pub mod modules;
 pub mod options;
 pub mod policy;
 pub mod progress;
+pub mod provenance;
 pub mod release;
+pub mod repro;
 pub mod run;
 pub mod sbom;
 pub mod seal;

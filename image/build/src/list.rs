@@ -24,6 +24,9 @@ pub struct Listed {
     pub gid: u32,
     /// Bytes; 0 for directories.
     pub size: u64,
+    /// SHA-256 of a file's content, hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Where a link leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -65,6 +68,11 @@ fn walk(tree: &Path, below: &str, found: &mut Vec<Listed>) -> Result<(), Error> 
             uid: metadata.uid(),
             gid: metadata.gid(),
             size: if kind.is_dir() { 0 } else { metadata.len() },
+            sha256: if kind.is_file() {
+                Some(hex::encode(crate::digest::file(&entry.path()).map_err(file("read", &entry.path()))?))
+            } else {
+                None
+            },
             target: fs::read_link(entry.path()).ok().map(|t| t.to_string_lossy().into_owned()),
         });
         if kind.is_dir() {

@@ -66,6 +66,7 @@ pub fn renew(project: &Path, names: &[String], progress: &Progress) -> Result<Ve
         progress.step(&format!("packages of {name}"));
         locks.push((name, index.resolve(&wanted, &host)?));
     }
+    crate::host::record(project, &crate::host::observe(project))?;
     let renewed = locks.into_iter().map(|(name, lock)| write(project, &name, &lock)).collect();
     progress.finish();
     renewed

@@ -5,13 +5,17 @@ use clap::Parser;
 use pillar_image::assembly::{self, Built};
 use pillar_image::error::Error;
 use pillar_image::options::{
-    Action, BuildOptions, Format, InstallerOptions, ListOptions, LockOptions, Options, words_to_flags,
+    Action, BuildOptions, CompareOptions, Format, InstallerOptions, ListOptions, LockOptions, Options,
+    ReproOptions, TreesOptions, words_to_flags,
 };
 use pillar_image::progress::Progress;
-use pillar_image::{flash, installer, list, lock, run};
+use pillar_image::{compare, flash, installer, list, lock, repro, run};
 use pillar_tools::Tools;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+
+/// `repro` and `compare`: the two are not the same.
+const DIFFERENT: u8 = 2;
 
 fn main() -> ExitCode {
     let options = match words_to_flags(std::env::args()) {
@@ -22,14 +26,18 @@ fn main() -> ExitCode {
         }
     };
     let result = match &options.command {
-        Action::Build(options) => build(options),
-        Action::List(options) => show(options),
-        Action::Lock(options) => renew(options),
-        Action::Installer(options) => build_installer(options),
-        Action::Flash(options) => flash::run(options).and_then(|text| print(&text)),
+        Action::Build(options) => build(options).map(|()| true),
+        Action::List(options) => show(options).map(|()| true),
+        Action::Lock(options) => renew(options).map(|()| true),
+        Action::Trees(options) => trees(options).map(|()| true),
+        Action::Repro(options) => build_twice(options),
+        Action::Compare(options) => compare_folders(options),
+        Action::Flash(options) => flash::run(options).and_then(|text| print(&text)).map(|()| true),
+        Action::Installer(options) => build_installer(options).map(|()| true),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(DIFFERENT),
         Err(error) => {
             report(&error);
             ExitCode::from(exit_code(&error))
@@ -92,6 +100,33 @@ fn renew(options: &LockOptions) -> Result<(), Error> {
         Format::Json => print(&json("the changes", &renewed)?),
         Format::Text => print(&lock::summary(&renewed)),
     }
+}
+
+fn trees(options: &TreesOptions) -> Result<(), Error> {
+    run::end_cleanly_on_signals()?;
+    let workshop = assembly::trees(&assembly::project()?, options, &Progress::new())?;
+    print(&workshop.display().to_string())
+}
+
+/// Whether the two builds are the same.
+fn build_twice(options: &ReproOptions) -> Result<bool, Error> {
+    run::end_cleanly_on_signals()?;
+    let outcome = repro::repro(&assembly::project()?, options, &Progress::new())?;
+    match options.output {
+        Format::Json => print(&json("the comparison", &outcome)?)?,
+        Format::Text => print(&repro::summary(&outcome))?,
+    }
+    Ok(outcome.same)
+}
+
+/// Whether two folders hold the same build.
+fn compare_folders(options: &CompareOptions) -> Result<bool, Error> {
+    let files = compare::folders(&options.first, &options.second)?;
+    match options.output {
+        Format::Json => print(&json("the comparison", &files)?)?,
+        Format::Text => print(repro::table(&files).trim_end())?,
+    }
+    Ok(!files.iter().any(compare::Compared::differs))
 }
 
 fn json(what: &'static str, value: &impl serde::Serialize) -> Result<String, Error> {

@@ -22,6 +22,7 @@ pub struct Options {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the image was not built (nothing was changed), 2 wrong usage, \
+                          2 also when `repro` or `compare` found a difference, \
                           129, 130, 143 interrupted by SIGHUP, SIGINT, SIGTERM (nothing was changed).";
 
 const INSTALLER_EXIT_CODES: &str = "Exit codes: 0 built, 1 failed, 2 wrong usage, 3 there is no whole release to \
@@ -45,6 +46,12 @@ pub enum Action {
     /// Write an image to a disk, read it back, and make it bootable last of all
     #[command(after_help = FLASH_EXIT_CODES)]
     Flash(FlashOptions),
+    /// Make sure of the Debian trees that a build needs, from the locked packages
+    Trees(TreesOptions),
+    /// Build twice, as differently as this host allows, and compare every output
+    Repro(ReproOptions),
+    /// Compare two output folders, signatures aside
+    Compare(CompareOptions),
 }
 
 /// How results are printed.
@@ -120,6 +127,55 @@ pub struct LockOptions {
     /// Which locks: `tools`, or flavours [default: all]
     pub names: Vec<String>,
     /// How to print what changed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Options of `trees`.
+#[derive(Debug, Clone, Args)]
+pub struct TreesOptions {
+    /// Kind of machine: a file of image/flavours
+    #[arg(long, default_value = DEFAULT_FLAVOUR)]
+    pub flavour: String,
+    /// Use only the kept inputs: no network, no fetching
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Options of `repro`.
+#[derive(Debug, Clone, Args)]
+pub struct ReproOptions {
+    /// Kind of machine: a file of image/flavours
+    #[arg(long, default_value = DEFAULT_FLAVOUR)]
+    pub flavour: String,
+    /// Folder with the workload's pillar.toml
+    #[arg(long, default_value = "image/workloads/hello")]
+    pub workload: PathBuf,
+    /// Folder with keys as `./just keys` makes them
+    #[arg(long, default_value = pillar_keys::DEFAULT_DIR)]
+    pub keys: PathBuf,
+    /// Image version [default: the workspace's]
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Security epoch of the release
+    #[arg(long, default_value_t = 1)]
+    pub epoch: u64,
+    /// Use only the kept inputs in the first build too
+    #[arg(long)]
+    pub offline: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Options of `compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareOptions {
+    /// One output folder
+    pub first: PathBuf,
+    /// The other one
+    pub second: PathBuf,
+    /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -222,17 +278,22 @@ const BUILD_KEYS: [&str; 10] = [
 ];
 /// Words of `build` that are `yes` or `no`.
 const BUILD_SWITCHES: [&str; 3] = ["offline", "refresh", "unsigned"];
+/// Words of `repro` that take a value.
+const REPRO_KEYS: [&str; 6] = ["flavour", "workload", "keys", "version", "epoch", "output"];
+/// Words of `repro` that are `yes` or `no`.
+const REPRO_SWITCHES: [&str; 1] = ["offline"];
 /// Words of `installer` that take a value.
 const INSTALLER_KEYS: [&str; 6] = ["flavour", "rule", "keys", "db-key", "out", "output"];
 /// Words of `installer` that are `yes` or `no`.
 const INSTALLER_SWITCHES: [&str; 2] = ["offline", "overwrite"];
 
-/// Rewrites `key=value` words behind `build` and `installer` to flags; everything else stays. `offline=yes` and the like are the
-/// switches. What clap would then call an unknown flag is named here as the word that the person typed.
+/// Rewrites `key=value` words behind `build`, `installer` and `repro` to flags; everything else stays. `offline=yes` and
+/// the like are the switches. What clap would then call an unknown flag is named here as the word that the person typed.
 pub fn words_to_flags(arguments: impl IntoIterator<Item = String>) -> Result<Vec<String>, Error> {
     let arguments: Vec<String> = arguments.into_iter().collect();
     let (keys, switches) = match arguments.get(1).map(String::as_str) {
         Some("build") => (&BUILD_KEYS[..], &BUILD_SWITCHES[..]),
+        Some("repro") => (&REPRO_KEYS[..], &REPRO_SWITCHES[..]),
         Some("installer") => (&INSTALLER_KEYS[..], &INSTALLER_SWITCHES[..]),
         _ => return Ok(arguments),
     };

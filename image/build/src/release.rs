@@ -15,7 +15,7 @@ pub const FILE: &str = "release.json";
 /// Banks that verifiers may ask for; SHA-1 is none of them.
 const BANKS: [Bank; 2] = [Bank::Sha256, Bank::Sha384];
 
-const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+pub(crate) const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 
 /// What a statement is made from.
 #[derive(Debug)]

@@ -56,6 +56,12 @@ impl Workshop {
         Ok(Self { root, kernel })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A file of the tree under its name on the host. Links are followed inside the tree, never out of it.
     pub fn file(&self, path: &str) -> Result<PathBuf, Error> {
         self.find(path).filter(|p| p.is_file()).ok_or_else(|| Error::WorkshopFile(path.to_owned()))
@@ -112,8 +118,8 @@ impl Workshop {
         Some(format!("/{}", host.strip_prefix(&self.root).ok()?.to_str()?))
     }
 
-    /// The packages that own the given paths of the tree, and the paths that no package owns.
-    pub fn owners(&self, paths: &BTreeSet<String>) -> Result<(Vec<PackageRef>, Vec<String>), Error> {
+    /// The packages that own the given paths of the tree, each with its paths. A path that no package owns is an error.
+    pub fn owners(&self, paths: &BTreeSet<String>) -> Result<BTreeMap<PackageRef, BTreeSet<String>>, Error> {
         let status = self.read_text("/var/lib/dpkg/status")?;
         let installed = parse_status(&status);
         let mut owner: BTreeMap<String, String> = BTreeMap::new();
@@ -127,17 +133,15 @@ impl Workshop {
                 owner.insert(merged(line), name.clone());
             }
         }
-        let mut names = BTreeSet::new();
-        let mut orphans = Vec::new();
+        let mut owners: BTreeMap<PackageRef, BTreeSet<String>> = BTreeMap::new();
         for path in paths {
-            match owner.get(&merged(path)).map(String::as_str).or_else(|| generated_by(path)) {
-                Some(name) => {
-                    names.insert(name.to_owned());
-                }
-                None => orphans.push(path.clone()),
-            }
+            let name = owner.get(&merged(path)).map(String::as_str).or_else(|| generated_by(path));
+            let package = name
+                .and_then(|name| installed.get(name))
+                .ok_or_else(|| Error::WorkshopFile(format!("package that owns {path}")))?;
+            owners.entry(package.clone()).or_default().insert(path.clone());
         }
-        Ok((names.iter().filter_map(|n| installed.get(n).cloned()).collect(), orphans))
+        Ok(owners)
     }
 
     /// The licences that a package's copyright file names, in its own short names; sorted, empty when it has none in

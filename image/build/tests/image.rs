@@ -115,7 +115,10 @@ fn programs_of_the_sealed_root_are_where_they_are_meant_and_nowhere_else() {
         .filter(|f| f.kind == "file" && f.mode != "0644" && !f.path.starts_with(root::WORKLOAD_FILES))
         .map(|f| f.path.as_str())
         .collect();
-    assert_eq!(programs, [root::AGENT, root::INIT, "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"].into());
+    assert_eq!(
+        programs,
+        [root::AGENT, root::INIT, root::STATE, "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"].into()
+    );
 }
 
 #[test]
@@ -341,4 +344,192 @@ fn nothing_of_the_build_machine_is_in_the_image() {
             assert!(!found, "{path} names {place}");
         }
     }
+}
+
+/// Runs a Python program of the tools tree with a document as its one argument; what it prints.
+fn python(image: &Image, program: &str, arguments: &[&Path]) -> Output {
+    let mut command = image.tools.command("python3");
+    command.args(["-I", "-c", program]).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// CycloneDX's own library, with the schema that its authors publish.
+const VALIDATE_SBOM: &str = "
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[1]).read())
+sys.exit(str(error) if error else 0)
+";
+
+#[test]
+fn the_bill_of_materials_is_accepted_by_its_standard_s_own_validator() {
+    let Some(image) = image() else { return };
+    let path = image.out.join("sbom.json");
+    let output = python(&image, VALIDATE_SBOM, &[&path]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("sbom.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for (from, to) in
+        [("\"alg\": \"SHA-256\"", "\"alg\": \"SHA-257\""), ("\"type\": \"file\"", "\"type\": \"fail\"")]
+    {
+        assert!(text.contains(from));
+        fs::write(&bad, text.replacen(from, to, 1)).unwrap();
+        assert!(!python(&image, VALIDATE_SBOM, &[&bad]).status.success(), "{to} was accepted");
+    }
+}
+
+#[test]
+fn the_bill_of_materials_names_every_file_of_the_sealed_root_and_nothing_that_is_not_there() {
+    let Some(image) = image() else { return };
+    let bill: Value = serde_json::from_slice(&fs::read(image.out.join("sbom.json")).unwrap()).unwrap();
+    let components = bill["components"].as_array().unwrap();
+    let mut listed: Vec<(String, String)> = Vec::new();
+    let mut with_files = BTreeSet::new();
+    for component in components {
+        for file in component["components"].as_array().into_iter().flatten() {
+            with_files.insert(component["bom-ref"].as_str().unwrap());
+            if file["properties"][0]["value"] == "root" {
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                listed.push((text(&file["name"]), text(&file["hashes"][0]["content"])));
+            }
+        }
+    }
+    listed.sort();
+    let real: Vec<(String, String)> = files(&image)
+        .iter()
+        .filter(|f| f.kind == "file")
+        .map(|f| (f.path.clone(), f.sha256.clone().unwrap()))
+        .collect();
+    assert!(real.len() > 50);
+    assert_eq!(listed, real);
+
+    // A component without a file is a crate, and a program that has a file is made from it.
+    let made_from: BTreeSet<&str> = bill["dependencies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|d| d["ref"] != "pillar" && with_files.contains(d["ref"].as_str().unwrap()))
+        .flat_map(|d| d["dependsOn"].as_array().unwrap())
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    let names: BTreeSet<&str> = components.iter().map(|c| c["bom-ref"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), components.len(), "a component is in it twice");
+    let loose: Vec<&&str> =
+        names.iter().filter(|name| !with_files.contains(*name) && !made_from.contains(*name)).collect();
+    assert_eq!(loose, Vec::<&&str>::new());
+    for wanted in ["pkg:cargo/pillar-init@", "pkg:cargo/pillar-agent@", "pkg:generic/glibc-static@"] {
+        assert!(names.iter().any(|name| name.starts_with(wanted)), "{wanted}");
+    }
+    let packages: BTreeSet<&str> = image.release.predicate.packages.iter().map(|p| p.name.as_str()).collect();
+    let debian = names.iter().filter_map(|n| n.strip_prefix("pkg:deb/debian/")?.split('@').next());
+    assert_eq!(debian.collect::<BTreeSet<_>>(), packages, "release.json has the same packages");
+}
+
+/// in-toto's own bindings: every field must be one that the standards know, and the statement must be whole.
+const VALIDATE_PROVENANCE: &str = "
+import json, sys, tempfile, zipfile
+folder = tempfile.TemporaryDirectory()
+zipfile.ZipFile(sys.argv[1]).extractall(folder.name)
+sys.path.insert(0, folder.name)
+from google.protobuf import json_format
+from in_toto_attestation.v1.statement import Statement
+from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
+import in_toto_attestation.v1.statement_pb2 as statement_pb2
+import in_toto_attestation.predicates.provenance.v1.provenance_pb2 as provenance_pb2
+document = json.load(open(sys.argv[2]))
+statement = json_format.ParseDict(document, statement_pb2.Statement())
+Statement.copy_from_pb(statement).validate()
+assert statement.predicate_type == 'https://slsa.dev/provenance/v1', statement.predicate_type
+provenance = json_format.ParseDict(document['predicate'], provenance_pb2.Provenance())
+definition = provenance.build_definition
+assert definition.build_type and definition.external_parameters.fields, 'buildDefinition'
+assert provenance.run_details.builder.id, 'builder.id'
+assert provenance.run_details.metadata.finished_on.seconds > 0, 'finishedOn'
+for dependency in definition.resolved_dependencies:
+    ResourceDescriptor.copy_from_pb(dependency).validate()
+";
+
+/// The wheel of in-toto's bindings, by digest; fetched once with pip, the registry's ordinary client.
+fn in_toto_bindings() -> Result<PathBuf, String> {
+    const NAME: &str = "in_toto_attestation-0.9.3-py3-none-any.whl";
+    const SHA256: &str = "1f44d3f3bded1ed551e260c5e9f834ee05de03f1d2f360bada5a172c11d748ff";
+    let folder = pillar_tools::cache_dir().join("inputs/pypi");
+    let wheel = folder.join(NAME);
+    if !wheel.is_file() {
+        fs::create_dir_all(&folder).unwrap();
+        let requirement = folder.join("requirements.txt");
+        fs::write(&requirement, format!("in-toto-attestation==0.9.3 --hash=sha256:{SHA256}\n")).unwrap();
+        let mut pip = Command::new("pip");
+        pip.args(["download", "--quiet", "--no-deps", "--require-hashes", "--dest"]).arg(&folder);
+        let output = pip.arg("--requirement").arg(requirement).stdin(Stdio::null()).output();
+        let output = output.map_err(|error| format!("pip: {error}"))?;
+        if !wheel.is_file() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+    }
+    let found = hex::encode(pillar_image::digest::file(&wheel).unwrap());
+    assert_eq!(found, SHA256, "{}", wheel.display());
+    Ok(wheel)
+}
+
+#[test]
+fn the_provenance_is_accepted_by_in_toto_s_own_bindings() {
+    let Some(image) = image() else { return };
+    let wheel = match in_toto_bindings() {
+        Ok(wheel) => wheel,
+        Err(why) => {
+            eprintln!("skipped: in-toto's Python bindings are not to be had: {why}");
+            return;
+        }
+    };
+    let path = image.out.join("provenance.json");
+    let output = python(&image, VALIDATE_PROVENANCE, &[&wheel, &path]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("provenance.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for (from, to) in [
+        ("\"buildType\"", "\"builtType\""),
+        ("\"resolvedDependencies\"", "\"dependencies\""),
+        ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0"),
+        ("\"startedOn\": \"", "\"startedOn\": \"at "),
+    ] {
+        assert!(text.contains(from), "{from}");
+        fs::write(&bad, text.replacen(from, to, 1)).unwrap();
+        assert!(!python(&image, VALIDATE_PROVENANCE, &[&wheel, &bad]).status.success(), "{to} was accepted");
+    }
+}
+
+#[test]
+fn the_provenance_names_the_release_s_files_and_every_input_by_digest() {
+    let Some(image) = image() else { return };
+    let provenance: Value =
+        serde_json::from_slice(&fs::read(image.out.join("provenance.json")).unwrap()).unwrap();
+    let mut names = BTreeSet::new();
+    for subject in provenance["subject"].as_array().unwrap() {
+        let name = subject["name"].as_str().unwrap();
+        let digest = hex::encode(pillar_image::digest::file(&image.out.join(name)).unwrap());
+        assert_eq!(subject["digest"]["sha256"], digest, "{name}");
+        names.insert(name);
+    }
+    assert!(names.contains("release.json") && names.contains("sbom.json"));
+    for subject in &image.release.subject {
+        assert!(names.contains(subject.name.as_str()), "{} is not in the provenance", subject.name);
+    }
+    let dependencies = provenance["predicate"]["buildDefinition"]["resolvedDependencies"].as_array().unwrap();
+    let digest_of = |uri: &str| {
+        let found =
+            dependencies.iter().find(|d| d["uri"] == uri).unwrap_or_else(|| panic!("{uri} is missing"));
+        found["digest"]["sha256"].as_str().unwrap().to_owned()
+    };
+    let flavour = &image.release.predicate.flavour;
+    let lock = fs::read_to_string(project().join(format!("image/lock/{flavour}.lock"))).unwrap();
+    let lock = pillar_tools::lock::Lock::parse(&lock).unwrap();
+    for package in lock.all().chain(pillar_tools::locked().unwrap().all()) {
+        assert_eq!(digest_of(&package.purl()), package.sha256.to_string());
+    }
+    let crates = dependencies.iter().filter(|d| d["uri"].as_str().unwrap().starts_with("pkg:cargo/")).count();
+    assert!(crates > 50, "{crates} crates");
+    assert_eq!(digest_of("urn:pillar:host:libc.a").len(), 64);
 }

@@ -206,6 +206,35 @@ fn offline_a_missing_input_is_named_and_a_damaged_one_is_not_used() {
 }
 
 #[test]
+fn offline_a_missing_crate_is_named() {
+    if bare_cache().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let out = word("out", &dir.path().join("out"));
+    let mut build = command(&[&out, "offline=yes"]);
+    // The compiler stays where it is.
+    let rustup = std::env::var_os("HOME").map(|home| Path::new(&home).join(".rustup"));
+    build.env("CARGO_HOME", home.path());
+    if let (None, Some(rustup)) = (std::env::var_os("RUSTUP_HOME"), rustup) {
+        build.env("RUSTUP_HOME", rustup);
+    }
+    let run = finish(&mut build);
+    assert_eq!(run.code, Some(1), "{}", run.text);
+    assert!(
+        run.text.contains("caused by: ") && run.text.contains("no matching package named `"),
+        "{}",
+        run.text
+    );
+    assert!(
+        run.text.contains("hint: crates come from cargo's own cache: `cargo fetch --locked`"),
+        "{}",
+        run.text
+    );
+}
+
+#[test]
 fn a_damaged_a_missing_and_an_outdated_lock() {
     if bare_cache().is_none() {
         return;
