@@ -18,12 +18,15 @@ use crate::seal::{Sealer, UkiParts, UkiPolicies, cmdline};
 use crate::sealed::{self, Contents};
 use crate::tree::Source;
 use crate::workshop::Workshop;
-use crate::{archive, digest, lock, release};
+use crate::{archive, lock, release};
 use pillar_flash::install::{Payload, Settings};
+use pillar_flash::plan::{CHUNK, Range};
 use pillar_layout::{gpt, root};
 use pillar_model::{Release, RootHash};
 use pillar_tools::{Network, Tools};
-use std::fs;
+use ring::digest::{Context, Digest, SHA256};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 const INSTALLER: &str = "pillar-installer";
@@ -128,7 +131,7 @@ pub fn build(project: &Path, options: &InstallerOptions, progress: &Progress) ->
 fn read_release(folder: &Path) -> Result<Release, Error> {
     let path = folder.join(release::FILE);
     let text = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::NoDiskImage(folder.to_owned()));
         }
         text => text.map_err(file("read", &path))?,
@@ -141,9 +144,9 @@ fn payloads(folder: &Path, release: &Release) -> Result<Vec<Payload>, Error> {
     let mut payloads = Vec::new();
     for subject in release.subject.iter().filter(|subject| subject.name.ends_with(".raw")) {
         let path = folder.join(&subject.name);
-        let found = digest::file(&path).map_err(file("read", &path))?;
+        let (found, data, data_sha256) = survey(&path).map_err(file("read", &path))?;
         let told = subject.digest.get("sha256").map(|digest| digest.0.as_slice());
-        if told != Some(found.as_slice()) {
+        if told != Some(found.as_ref()) {
             return Err(Error::NotOfRelease { path, release: folder.join(release::FILE) });
         }
         let image = pillar_flash::Image::open(&path)?;
@@ -151,10 +154,50 @@ fn payloads(folder: &Path, release: &Release) -> Result<Vec<Payload>, Error> {
             file: subject.name.clone(),
             sector_bytes: image.sector(),
             size_bytes: image.bytes(),
-            sha256: hex::encode(found),
+            data,
+            data_sha256: hex::encode(data_sha256),
         });
     }
     if payloads.is_empty() { Err(Error::NoDiskImage(folder.to_owned())) } else { Ok(payloads) }
+}
+
+/// Digest of a file, what of it is not empty, and the digest of that. By content, not by the holes that the builder's file
+/// system happens to keep: the same image makes the same installer.
+fn survey(path: &Path) -> io::Result<(Digest, Vec<Range>, Digest)> {
+    let mut file = File::open(path)?;
+    let (mut whole, mut parts) = (Context::new(&SHA256), Context::new(&SHA256));
+    let mut data: Vec<Range> = Vec::new();
+    let mut buffer = vec![0; usize::try_from(CHUNK).map_err(io::Error::other)?];
+    let zeros = buffer.clone();
+    let mut offset = 0;
+    loop {
+        let len = read_full(&mut file, &mut buffer)? as u64;
+        if len == 0 {
+            return Ok((whole.finish(), data, parts.finish()));
+        }
+        let bytes = &buffer[..len as usize];
+        whole.update(bytes);
+        if bytes != &zeros[..bytes.len()] {
+            parts.update(bytes);
+            match data.last_mut() {
+                Some(last) if last.offset + last.len == offset => last.len += len,
+                _ => data.push(Range { offset, len }),
+            }
+        }
+        offset += len;
+    }
+}
+
+/// Fills the buffer as far as the file goes.
+fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..])? {
+            0 => break,
+            bytes => filled += bytes,
+        }
+    }
+    Ok(filled)
 }
 
 fn installer_root(
@@ -197,4 +240,25 @@ fn write_disk(
     let contents =
         [(gpt::LABEL_ESP, esp.as_path()), (gpt::LABEL_ROOT_A, root), (gpt::LABEL_VERITY_A, verity)];
     disk::write(sealer, &plan, SECTOR, &contents, raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest;
+
+    #[test]
+    fn what_is_empty_is_found_by_content() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("image");
+        let chunk = CHUNK as usize;
+        let mut bytes = vec![0; 5 * chunk + 100];
+        (bytes[10], bytes[2 * chunk], bytes[3 * chunk - 1], bytes[4 * chunk - 1]) = (1, 2, 3, 4);
+        fs::write(&path, &bytes).expect("new");
+        let (whole, data, parts) = survey(&path).expect("readable");
+        assert_eq!(data, [Range { offset: 0, len: CHUNK }, Range { offset: 2 * CHUNK, len: 2 * CHUNK }]);
+        assert_eq!(whole.as_ref(), digest::file(&path).expect("readable"));
+        let kept = [&bytes[..chunk], &bytes[2 * chunk..4 * chunk]].concat();
+        assert_eq!(parts.as_ref(), ring::digest::digest(&SHA256, &kept).as_ref());
+    }
 }

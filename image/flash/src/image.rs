@@ -21,9 +21,15 @@ pub struct Image {
     bytes: u64,
     sector: u32,
     gpt: Gpt,
+    known: Option<Vec<Range>>,
 }
 
 impl Image {
+    /// Opens an image of which is known what is not empty: its file system may be one that keeps no holes.
+    pub fn open_with_data(path: &Path, data: Vec<Range>) -> Result<Image, Error> {
+        Ok(Image { known: Some(data), ..Self::open(path)? })
+    }
+
     /// Opens an image and reads its table.
     pub fn open(path: &Path) -> Result<Image, Error> {
         let file = File::open(path).map_err(file("open", path))?;
@@ -50,7 +56,7 @@ impl Image {
 
     fn checked(path: &Path, file: File, bytes: u64, sector: u32, gpt: Gpt) -> Result<Image, Error> {
         let damaged = gpt.warning();
-        let image = Image { path: path.to_owned(), file, bytes, sector, gpt };
+        let image = Image { path: path.to_owned(), file, bytes, sector, gpt, known: None };
         let refused = |problem: String| Error::NoImage { path: path.to_owned(), problem };
         if let Some(damage) = damaged {
             return Err(refused(damage));
@@ -104,6 +110,9 @@ impl Image {
 
     /// What its file system keeps of it.
     fn data(&self) -> Result<Vec<Range>, Error> {
+        if let Some(known) = &self.known {
+            return Ok(known.clone());
+        }
         let mut ranges = Vec::new();
         let mut at = 0;
         while at < self.bytes {

@@ -1,7 +1,7 @@
 //! Which disk an installer writes to: pure. It takes one that its rule names beyond doubt, or none.
 
 use crate::device::Device;
-use crate::plan::TABLE_ROOM;
+use crate::plan::{Range, TABLE_ROOM};
 use crate::refuse::{Refusal, judge};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -33,8 +33,10 @@ pub struct Payload {
     pub sector_bytes: u32,
     /// Its size.
     pub size_bytes: u64,
-    /// SHA-256 as the release names it, hexadecimal.
-    pub sha256: String,
+    /// What of it is not empty, ascending: the installer neither hashes nor reads the rest.
+    pub data: Vec<Range>,
+    /// SHA-256 of these ranges one after the other, hexadecimal; taken when the whole file had the release's digest.
+    pub data_sha256: String,
 }
 
 /// How a disk is chosen among those that may be overwritten.
@@ -195,7 +197,13 @@ mod tests {
     }
 
     fn images() -> Vec<Payload> {
-        vec![Payload { file: "x.raw".to_owned(), sector_bytes: 512, size_bytes: GIB, sha256: String::new() }]
+        vec![Payload {
+            file: "x.raw".to_owned(),
+            sector_bytes: 512,
+            size_bytes: GIB,
+            data: Vec::new(),
+            data_sha256: String::new(),
+        }]
     }
 
     fn picked(rule: &str, disks: &[Device]) -> Result<String, String> {

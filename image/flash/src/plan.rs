@@ -1,6 +1,8 @@
 //! What is to be written where: pure. The disk is divided into chunks; the first one and what lies behind the image's
 //! last partition belong to the partition table, which [`pillar_slot::lay`] makes.
 
+use serde::{Deserialize, Serialize};
+
 /// How finely holes are told from data, in bytes; partitions are aligned to it too.
 pub const CHUNK: u64 = 1 << 20;
 
@@ -22,11 +24,14 @@ pub struct Chunk {
 }
 
 /// Bytes of the disk that belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Range {
     /// Offset in bytes.
+    #[serde(rename = "offset_bytes")]
     pub offset: u64,
     /// Length in bytes.
+    #[serde(rename = "size_bytes")]
     pub len: u64,
 }
 

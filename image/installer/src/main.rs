@@ -16,7 +16,7 @@ use pillar_layout::{console as told, root};
 use ring::digest::{Context, SHA256};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -133,24 +133,27 @@ fn holds(target: &Target) -> String {
     }
 }
 
-/// Opens a payload whose digest is the release's. Its bytes come through dm-verity; this says that what was sealed is the
-/// released image.
+/// Opens a payload that has the digest that it had when it was taken from the release. Its bytes come through dm-verity;
+/// this says that what was sealed is what was meant.
 fn open(payload: &Payload) -> Result<Image, Error> {
     let path: PathBuf = Path::new(root::INSTALLER_IMAGES).join(&payload.file);
     say("checking the image");
-    let mut file = File::open(&path).map_err(Error::read(&path))?;
+    let file = File::open(&path).map_err(Error::read(&path))?;
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; PIECE];
-    loop {
-        match file.read(&mut buffer).map_err(Error::read(&path))? {
-            0 => break,
-            bytes => context.update(&buffer[..bytes]),
+    for range in &payload.data {
+        let (mut at, end) = (range.offset, range.offset.saturating_add(range.len));
+        while at < end {
+            let len = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            file.read_exact_at(&mut buffer[..len], at).map_err(Error::read(&path))?;
+            context.update(&buffer[..len]);
+            at += len as u64;
         }
     }
-    if hex::encode(context.finish()) != payload.sha256 {
+    if hex::encode(context.finish()) != payload.data_sha256 {
         return Err(Error::Payload(path));
     }
-    Ok(Image::open(&path)?)
+    Ok(Image::open_with_data(&path, payload.data.clone())?)
 }
 
 /// Shows the disks, has one named, and has a disk that holds something confirmed once more.
