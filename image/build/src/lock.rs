@@ -55,14 +55,18 @@ pub fn renew(project: &Path, names: &[String], progress: &Progress) -> Result<Ve
         [] => [vec![TOOLS.to_owned()], flavour::known(&project.join("image/flavours"))?].concat(),
         some => some.to_vec(),
     };
-    progress.step("the mirror's indexes of today");
-    let index = pillar_tools::Index::fetch()?;
-    let mut locks = Vec::new();
+    let mut trees = Vec::new();
     for name in names {
-        let (wanted, host) = match name.as_str() {
+        let packages = match name.as_str() {
             TOOLS => pillar_tools::wanted(),
             _ => (wanted(project, &flavour::read(project, &name)?)?, BTreeSet::new()),
         };
+        trees.push((name, packages));
+    }
+    progress.step("the mirror's indexes of today");
+    let index = pillar_tools::Index::fetch()?;
+    let mut locks = Vec::new();
+    for (name, (wanted, host)) in trees {
         progress.step(&format!("packages of {name}"));
         locks.push((name, index.resolve(&wanted, &host)?));
     }

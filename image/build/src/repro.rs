@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::run::run;
 use pillar_tools::Tools;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -239,7 +240,7 @@ impl Elsewhere {
             "folder of the sources, of the compiled programs and of the cache; home".to_owned(),
             "umask 077, LC_ALL=tr_TR.UTF-8, TZ=Pacific/Kiritimati, CFLAGS, RUSTFLAGS, USER".to_owned(),
             format!("{} jobs instead of {}", self.jobs, self.jobs - 1),
-            "Debian trees made again from the kept inputs".to_owned(),
+            "Debian trees of its own, made from the kept inputs".to_owned(),
         ];
         if self.apart.is_ok() {
             varied.push(format!("user and group {OTHER_USER}, host name, no network"));
@@ -268,7 +269,8 @@ impl Elsewhere {
 
     fn noted(&self) -> Vec<String> {
         let text = fs::read_to_string(&self.notes).unwrap_or_default();
-        text.lines().map(|line| line.trim().to_owned()).collect()
+        // The same thing may have failed in both steps.
+        text.lines().map(|line| line.trim().to_owned()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
