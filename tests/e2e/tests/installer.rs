@@ -2,7 +2,7 @@
 //! itself; where two disks could be meant, it writes to neither.
 
 use anyhow::{Context, Result, ensure};
-use pillar_e2e::damage::Disk;
+use pillar_e2e::damage::{Disk, pe_sections};
 use pillar_e2e::machine::{BOOT, Bench, SHUTDOWN, enrolled};
 use pillar_e2e::programs::{program, workspace};
 use pillar_layout::console;
@@ -75,6 +75,20 @@ fn an_installed_disk_boots_and_proves_itself() -> Result<()> {
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
     pillar.is_verified()?;
+    bench.passed();
+    Ok(())
+}
+
+/// What is sealed to the release's signed policies stays closed to an installer that the same keys signed.
+#[test]
+fn the_installers_uki_carries_no_policy_signature() -> Result<()> {
+    let bench = Bench::new("installer-uki")?;
+    let stick = Disk::open(&installer(&bench)?)?;
+    let version = &bench.files().release.predicate.version;
+    let uki = stick.esp_read(&format!("EFI/Linux/pillar-installer_{version}.efi"))?;
+    let sections: Vec<String> = pe_sections(&uki)?.into_iter().map(|(name, ..)| name).collect();
+    ensure!(sections.iter().any(|name| name == ".cmdline"), "this is no UKI: {sections:?}");
+    ensure!(!sections.iter().any(|name| name.starts_with(".pcr")), "it carries policies: {sections:?}");
     bench.passed();
     Ok(())
 }
