@@ -12,7 +12,8 @@ const LOADED: &str = "/sys/module";
 const MODULES: &str = "/usr/lib/modules";
 /// A whole Debian kernel's `modules.alias` has 1.5 MB.
 const LIST_MAX_BYTES: usize = 8 << 20;
-const ALIAS_MAX_BYTES: usize = 1024;
+/// What sysfs tells at most. A processor's lists its features, five bytes each.
+const ALIAS_MAX_BYTES: usize = 4096;
 /// Steps of one pattern match, against patterns made to be slow.
 const MATCH_STEPS: usize = 100_000;
 

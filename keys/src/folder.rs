@@ -128,6 +128,11 @@ impl Keys {
         Ok(all)
     }
 
+    /// A Secure Boot variable's certificate as DER: the form that firmware menus take.
+    pub fn certificate_der(&self, variable: Variable) -> Result<Vec<u8>, Error> {
+        Ok(certificate(&self.secure_boot(variable).certificate)?.to_vec())
+    }
+
     /// SHA-256 over the DER of the certificates in PK, KEK and db, as a release names them.
     pub fn certificate_digests(&self) -> Result<SecureBootKeys, Error> {
         let digest = |variable| certificate_digest(&secure_boot(&self.dir, variable).certificate);

@@ -347,6 +347,11 @@ impl Job<'_> {
         };
         self.progress.step("sealed root (erofs, dm-verity)");
         let root = sealed::root(&parts)?;
+        for (module, name) in &root.missing_firmware {
+            self.progress.note(&format!(
+                "no package has {name}: devices of {module} that need this firmware do not work"
+            ));
+        }
         let initrd = sealed::initrd(&parts)?;
         let root_file = self.scratch.join(self.name("root"));
         self.sealer.erofs(&root, self.scratch.path(), &root_file)?;
@@ -642,6 +647,10 @@ pub(crate) fn esp_files(
             path: format!("loader/keys/auto/{variable}.auth"),
             source: keys.folder.secure_boot(variable).auth,
         });
+        // For firmware whose menus enrol certificates. Not beside the others: the loader would offer the folder.
+        let der = scratch.join(format!("{variable}.cer"));
+        fs::write(&der, keys.folder.certificate_der(variable)?).map_err(file("write", &der))?;
+        files.push(EspFile { path: format!("keys/{variable}.cer"), source: der });
     }
     Ok(files)
 }

@@ -5,6 +5,9 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 use object::{Endianness, elf};
 use std::collections::BTreeMap;
 
+/// Where a kernel module keeps its `key=value` entries, each with a zero behind it.
+const MODULE_INFO: &[u8] = b".modinfo";
+
 /// More libraries than this in one closure is not an appliance any more.
 const MAX_LIBRARIES: usize = 256;
 
@@ -73,6 +76,20 @@ pub fn linkage(file: &str, bytes: &[u8]) -> Result<Linkage, ElfError> {
     Ok(linkage)
 }
 
+/// The firmware files that a kernel module may ask for: its `firmware=` entries, as modinfo(8) shows them. `file` is
+/// only for messages.
+pub fn module_firmware(file: &str, bytes: &[u8]) -> Result<Vec<String>, ElfError> {
+    let malformed =
+        |error: object::Error| ElfError::Malformed { file: file.to_owned(), reason: error.to_string() };
+    let header = elf::FileHeader64::<Endianness>::parse(bytes).map_err(malformed)?;
+    let endian = header.endian().map_err(malformed)?;
+    let sections = header.sections(endian, bytes).map_err(malformed)?;
+    let Some((_, section)) = sections.section_by_name(endian, MODULE_INFO) else { return Ok(Vec::new()) };
+    let entries = section.data(endian, bytes).map_err(malformed)?.split(|byte| *byte == 0);
+    let named = entries.filter_map(|entry| entry.strip_prefix(b"firmware="));
+    Ok(named.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+}
+
 /// Every library (name to what `find` gave for it) that the roots need, directly or through others.
 ///
 /// `find` maps a library name to a value of the caller's and the file's bytes.
@@ -103,6 +120,41 @@ pub fn closure<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A 64-bit ELF file with a section `.modinfo` of this content, and one of names.
+    fn module(info: &[u8]) -> Vec<u8> {
+        const NAMES: &[u8] = b"\0.modinfo\0.shstrtab\0";
+        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+        bytes.resize(16, 0);
+        bytes.extend([1, 0, 62, 0, 1, 0, 0, 0]);
+        let table = 64 + info.len() + NAMES.len();
+        bytes.extend([0; 16]);
+        bytes.extend((table as u64).to_le_bytes());
+        bytes.extend([0, 0, 0, 0, 64, 0, 56, 0, 0, 0, 64, 0, 3, 0, 2, 0]);
+        bytes.extend(info);
+        bytes.extend(NAMES);
+        let section = |name: u32, kind: u32, offset: usize, size: usize| {
+            let mut row = [name.to_le_bytes(), kind.to_le_bytes()].concat();
+            row.resize(24, 0);
+            row.extend((offset as u64).to_le_bytes());
+            row.extend((size as u64).to_le_bytes());
+            row.resize(64, 0);
+            row
+        };
+        bytes.extend([0; 64]);
+        bytes.extend(section(1, 1, 64, info.len()));
+        bytes.extend(section(10, 3, 64 + info.len(), NAMES.len()));
+        bytes
+    }
+
+    #[test]
+    fn a_module_names_its_firmware() {
+        let info = b"license=GPL\0firmware=bnx2/a.fw\0depends=\0firmware=b.bin\0xfirmware=c\0";
+        assert_eq!(module_firmware("x", &module(info)), Ok(vec!["bnx2/a.fw".to_owned(), "b.bin".to_owned()]));
+        assert_eq!(module_firmware("x", &module(b"license=GPL\0")), Ok(Vec::new()));
+        assert_eq!(module_firmware("x", &this_test()), Ok(Vec::new()));
+        assert!(matches!(module_firmware("x", b"\x7fELF"), Err(ElfError::Malformed { .. })));
+    }
 
     fn this_test() -> Vec<u8> {
         std::fs::read(std::env::current_exe().expect("runs")).expect("readable")

@@ -4,7 +4,7 @@
 use crate::elf::{self, Linkage};
 use crate::error::{Error, file};
 use crate::flavour::Flavour;
-use crate::modules::{Index, Selection, Texts};
+use crate::modules::{Index, Selection, Texts, name_of as module_name};
 use crate::tree::{Content, Source, Tree};
 use crate::workload::Workload;
 use crate::workshop::Workshop;
@@ -18,6 +18,9 @@ const LIBRARY_FOLDERS: [&str; 2] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib"];
 
 /// Libraries that are opened at run time, so that no ELF file names them: the agent's way to the TPM.
 const OPENED_AT_RUN_TIME: [&str; 1] = ["libtss2-tcti-device.so.0"];
+
+/// Where the kernel looks for firmware.
+const FIRMWARE: &str = "/usr/lib/firmware";
 
 const ZONES: &str = "/usr/share/zoneinfo";
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -56,6 +59,8 @@ pub struct Contents {
     pub tree: Tree,
     /// Paths in the workshop that the content came from.
     pub used: BTreeSet<String>,
+    /// Firmware that modules name and no package of the workshop has: module, file.
+    pub missing_firmware: Vec<(String, String)>,
 }
 
 /// The sealed root.
@@ -95,13 +100,14 @@ pub fn bare(workshop: &Workshop, flavour: &Flavour, version: &str) -> Result<Con
     Ok(contents)
 }
 
-/// The modules that the flavour's root has.
+/// The modules that the flavour's root has, with the firmware that they name.
 fn flavour_modules(contents: &mut Contents, workshop: &Workshop, flavour: &Flavour) -> Result<(), Error> {
     let Flavour { initrd_modules, initrd_spare_modules, root_modules, spare_modules, .. } = flavour;
     let state_modules = &flavour.state.modules;
     let names = [root_modules.as_slice(), spare_modules, initrd_modules, initrd_spare_modules, state_modules]
         .concat();
     modules(contents, workshop, &names, &[])?;
+    firmware(contents, workshop)?;
     contents.tree.text(root::ROOT_MODULES, lines(root_modules))?;
     Ok(())
 }
@@ -336,6 +342,52 @@ fn modules(
     }
     for (name, text) in [("dep", dep), ("alias", alias), ("softdep", softdep), ("builtin", builtin)] {
         contents.tree.text(&format!("{folder}/modules.{name}"), text)?;
+    }
+    Ok(())
+}
+
+/// The firmware that the modules in the tree name, and the licences that allow to hand it on.
+fn firmware(contents: &mut Contents, workshop: &Workshop) -> Result<(), Error> {
+    let mut wanted: BTreeMap<String, String> = BTreeMap::new();
+    for (path, entry) in contents.tree.iter() {
+        let Content::File(Source::Bytes(bytes)) = &entry.content else { continue };
+        if path.starts_with("/usr/lib/modules/") && path.ends_with(".ko") {
+            for name in elf::module_firmware(path, bytes)? {
+                wanted.insert(name, module_name(path));
+            }
+        }
+    }
+    let mut used = BTreeSet::new();
+    for (name, module) in wanted {
+        let path = format!("{FIRMWARE}/{name}");
+        match workshop.find(&path).filter(|host| host.is_file()) {
+            Some(host) => {
+                used.extend(workshop.inside(&host));
+                contents.tree.file(&path, Source::Host(host))?;
+            }
+            None => contents.missing_firmware.push((module, name)),
+        }
+    }
+    let owners = workshop.owners(&used)?;
+    contents.used.extend(used);
+    let names: Vec<String> = owners.into_keys().map(|package| package.name).collect();
+    licences(contents, workshop, &names)
+}
+
+/// The packages' own licence texts; of those with the same text, one file, the others links to it.
+fn licences(contents: &mut Contents, workshop: &Workshop, packages: &[String]) -> Result<(), Error> {
+    let mut first: BTreeMap<Vec<u8>, &str> = BTreeMap::new();
+    for package in packages {
+        let path = format!("/usr/share/doc/{package}/copyright");
+        let text = workshop.read(&path)?;
+        match first.get(&text) {
+            Some(same) => contents.tree.symlink(&path, &format!("../{same}/copyright"))?,
+            None => {
+                contents.tree.text(&path, text.clone())?;
+                first.insert(text, package);
+            }
+        }
+        contents.used.insert(path);
     }
     Ok(())
 }

@@ -12,6 +12,10 @@ use std::process::Command;
 /// The release that images and tools are made of.
 pub(crate) const SUITE: &str = "trixie";
 
+/// The archive's parts that packages may come from: the free one, and firmware for devices that do not work without.
+/// What nobody names is not taken from either.
+const COMPONENTS: &str = "main non-free-firmware";
+
 /// Debian's archive keys; the host's package `debian-archive-keyring` has them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -207,7 +211,7 @@ fn sources_text(targets: &str, named: Option<&str>) -> Option<String> {
 }
 
 fn stanza(uri: &str, suites: &str) -> String {
-    format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n")
+    format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {COMPONENTS}\nSigned-By: {KEYRING}\n")
 }
 
 /// The proxy settings among `apt-config dump`'s lines.
