@@ -33,7 +33,8 @@ pub struct Workload {
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
-    /// Absolute paths under which it may write; each is an empty tmpfs directory at start.
+    /// Absolute paths under which it may write: kept on the state volume; those under `/run` and `/tmp` are on tmpfs and
+    /// empty at each start.
     #[serde(default)]
     pub writable: Vec<String>,
 }

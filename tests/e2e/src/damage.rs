@@ -11,6 +11,9 @@ use std::process::Stdio;
 /// A block of the disks that we build.
 const BLOCK: u64 = 512;
 
+/// Where the data of a state volume begins.
+const STATE_HEAD_BYTES: usize = 4 << 20;
+
 /// A disk image that a test owns.
 #[derive(Debug)]
 pub struct Disk {
@@ -61,6 +64,18 @@ impl Disk {
         let bytes = (partition.last_lba - partition.first_lba + 1) * BLOCK;
         ensure!(offset < bytes, "{label} has {bytes} bytes, no byte {offset}");
         self.flip(partition.first_lba * BLOCK + offset)
+    }
+
+    /// Everything before the data of the state volume.
+    pub fn state_head(&self) -> Result<Vec<u8>> {
+        self.read(self.partition("state")?.first_lba * BLOCK, STATE_HEAD_BYTES)
+    }
+
+    /// Writes it.
+    pub fn set_state_head(&self, bytes: &[u8]) -> Result<()> {
+        let start = self.partition("state")?.first_lba * BLOCK;
+        OpenOptions::new().write(true).open(&self.path)?.write_all_at(bytes, start)?;
+        Ok(())
     }
 
     /// Bytes of the disk.

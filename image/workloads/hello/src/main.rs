@@ -8,6 +8,7 @@ mod about;
 mod request;
 mod serve;
 mod site;
+mod visits;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -15,8 +16,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-const USAGE: &str = "usage: pillar-hello --listen ADDRESS:PORT --root DIR\n\n  \
-    Serves the files of DIR, /about.json (this machine in a few words) and /health.";
+const USAGE: &str = "usage: pillar-hello --listen ADDRESS:PORT --root DIR [--state DIR]\n\n  \
+    Serves the files of DIR, /about.json (this machine in a few words), /health, and with --state\n  \
+    /visits: a number that counts on over restarts and power cuts.";
 
 /// Requests that are answered at once; more wait in the kernel's queue. A page has four files.
 const WORKERS: usize = 4;
@@ -27,10 +29,11 @@ const STACK_BYTES: usize = 128 * 1024;
 struct Arguments {
     listen: SocketAddr,
     root: PathBuf,
+    state: Option<PathBuf>,
 }
 
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let (mut listen, mut root) = (None, None);
+    let (mut listen, mut root, mut state) = (None, None, None);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
         match word.as_str() {
@@ -41,14 +44,17 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 );
             }
             "--root" => root = Some(value()?.into()),
+            "--state" => state = Some(value()?.into()),
             _ => return Err(format!("unknown argument \"{word}\"")),
         }
     }
-    Ok(Arguments { listen: listen.ok_or("--listen is missing")?, root: root.ok_or("--root is missing")? })
+    let (listen, root) = (listen.ok_or("--listen is missing")?, root.ok_or("--root is missing")?);
+    Ok(Arguments { listen, root, state })
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let site = Arc::new(site::Site::load(&arguments.root)?);
+    let visits = arguments.state.clone().map(visits::Visits::open).transpose()?;
+    let site = Arc::new(site::Site::load(&arguments.root, visits)?);
     let listener = TcpListener::bind(arguments.listen)
         .map_err(|e| format!("cannot listen on {}: {e}", arguments.listen))?;
     println!("listening on {}, {} files", arguments.listen, site.len());

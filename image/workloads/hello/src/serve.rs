@@ -3,6 +3,7 @@
 use crate::about;
 use crate::request::{HEADER_MAX_BYTES, Refusal, Request, parse};
 use crate::site::Site;
+use crate::visits::Visits;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
@@ -60,6 +61,12 @@ fn respond(out: &mut impl Write, request: Result<Request<'_>, Refusal>, site: &S
         Ok(Request { head, path: "/about.json" }) => {
             send(out, "200 OK", "application/json", about::json().as_bytes(), head)
         }
+        Ok(Request { head: false, path: "/visits" }) if site.visits.is_some() => {
+            match site.visits.as_ref().map(Visits::count) {
+                Some(Ok(count)) => send(out, "200 OK", "text/plain", format!("{count}\n").as_bytes(), false),
+                _ => send(out, "500 Internal Server Error", "text/plain", b"cannot write\n", false),
+            }
+        }
         Ok(Request { head, path }) => match site.get(path) {
             Some(file) => send(out, "200 OK", file.content_type, &file.bytes, head),
             None => send(out, "404 Not Found", "text/plain", b"not found\n", head),
@@ -87,7 +94,7 @@ mod tests {
 
     fn server() -> SocketAddr {
         let site =
-            Arc::new(Site::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("www")).expect("the page"));
+            Arc::new(Site::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("www"), None).expect("the page"));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         thread::spawn(move || accept(&listener, &site));

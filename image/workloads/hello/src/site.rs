@@ -1,5 +1,6 @@
 //! The files of the page, in memory.
 
+use crate::visits::Visits;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -20,12 +21,14 @@ pub struct File {
 /// Request path to file.
 pub struct Site {
     files: BTreeMap<String, File>,
+    /// Kept over restarts, when there is a place for it.
+    pub visits: Option<Visits>,
 }
 
 impl Site {
     /// Reads every file under `root`; what is neither a file nor a folder (a link, for example) is refused.
-    pub fn load(root: &Path) -> Result<Self, String> {
-        let mut site = Self { files: BTreeMap::new() };
+    pub fn load(root: &Path, visits: Option<Visits>) -> Result<Self, String> {
+        let mut site = Self { files: BTreeMap::new(), visits };
         site.read_folder(root, "/", DEPTH_MAX, &mut TOTAL_MAX_BYTES.clone())?;
         if site.files.contains_key("/index.html") {
             Ok(site)
@@ -93,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_page_loads_and_paths_outside_it_do_not_exist() {
-        let site = Site::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("www")).expect("the page");
+        let site = Site::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("www"), None).expect("the page");
         assert_eq!(site.get("/").expect("page").content_type, "text/html; charset=utf-8");
         assert_eq!(site.get("/style.css").expect("style").content_type, "text/css; charset=utf-8");
         for path in [
@@ -112,6 +115,6 @@ mod tests {
     #[test]
     fn a_folder_without_a_page_is_refused() {
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        assert!(Site::load(&src).err().expect("refused").contains("has no index.html"));
+        assert!(Site::load(&src, None).err().expect("refused").contains("has no index.html"));
     }
 }
