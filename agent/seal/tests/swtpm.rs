@@ -293,6 +293,20 @@ fn an_owner_password_is_named() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn a_tpm_in_lockout_still_opens_the_volume() -> TestResult {
+    let Some(bench) = Bench::new()? else { return Ok(()) };
+    let (policies, sealed) = sealed(&bench)?;
+    bench.tool("tpm2_dictionarylockout", &["-s", "-n", "1", "-t", "1000", "-l", "1000"])?;
+    bench.tool("tpm2_createprimary", &["-C", "o", "-p", "right", "-c", "guarded.ctx"])?;
+    assert!(bench.tool("tpm2_create", &["-C", "guarded.ctx", "-P", "wrong"]).is_err());
+    assert!(bench.tool("tpm2_getcap", &["properties-variable"])?.contains("inLockout: "), "the property");
+    assert!(bench.tool("tpm2_create", &["-C", "guarded.ctx", "-P", "right"]).is_err(), "in lockout");
+    // No password of ours could be guessed, so none of our objects is under that protection.
+    assert_eq!(bench.tpm()?.unseal(&bench.image(&policies), &sealed)?.as_slice(), SECRET);
+    Ok(())
+}
+
 /// Somebody on the wire: everything that goes over it, both ways; with `flips`, the last bit of every answer to a command
 /// with sessions is another one.
 fn tap(target: &str, flips: bool) -> std::io::Result<(String, Arc<Mutex<Vec<u8>>>)> {

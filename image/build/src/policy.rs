@@ -139,7 +139,7 @@ mod tests {
         let path = dir.path().join("key.pub");
         for (text, reason) in [
             ("nothing", "is not PEM"),
-            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "holds a PRIVATE KEY"),
+            ("-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n", "holds a DH PARAMETERS"),
             ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "holds no public key"),
             (
                 // An Ed25519 key.

@@ -164,6 +164,7 @@ fn foreign_worlds_have_one_door() {
                 "pillar-keys",
                 "pillar-agent",
                 "pillar-init",
+                "pillar-state",
                 "pillar-guest",
             ],
         ),
