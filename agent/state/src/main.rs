@@ -7,6 +7,8 @@
 //! **Invariant:** nothing that is not blank, or a volume of ours that was being made, is ever written over, except by
 //! `erase`.
 //!
+//! It speaks to init, line by line with a level in front (`<4>`), as systemd has it.
+//!
 //! Exit codes: 0 done (for `open`: the report says what became of the volume), 1 failed, 2 wrong arguments.
 #![forbid(unsafe_code)]
 
@@ -23,8 +25,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use volume::Volume;
 
-/// The kernel's resource manager.
-const TPM: &str = "device:/dev/tpmrm0";
+/// Not through the resource manager: it would save and load each session around each command. Nothing that is ours stays in
+/// the TPM, and the agent's resource manager leaves nothing in it between two commands.
+const TPM: &str = "device:/dev/tpm0";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -42,8 +45,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            error.chain().skip(1).for_each(|cause| eprintln!("caused by: {cause}"));
+            eprintln!("<3>error: {error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("<3>caused by: {cause}"));
             ExitCode::FAILURE
         }
     }
@@ -55,7 +58,7 @@ fn erase(partition: &Path) -> anyhow::Result<()> {
     let settings = image::settings()?;
     let mut volume = Volume::open(partition, settings)?;
     volume.destroy().context("cannot destroy the state volume's keys")?;
-    println!("the state volume's keys are destroyed; the next boot makes a new volume");
+    println!("<5>the state volume's keys are destroyed; the next boot makes a new volume");
     Ok(())
 }
 
@@ -66,7 +69,7 @@ fn commit() -> anyhow::Result<()> {
     let before = tpm.minimum_epoch(&image.policy_key)?;
     let now = tpm.raise_epoch(&image.sealing())?;
     if before != Some(now) {
-        println!("minimum security epoch raised to {now}");
+        println!("<5>minimum security epoch raised to {now}");
     }
     Ok(())
 }

@@ -74,8 +74,8 @@ pub fn run(partition: &Path) -> anyhow::Result<()> {
     };
     let outcome = with_epochs(outcome);
     match outcome.is_open() {
-        true => println!("state volume {} {}", outcome.uuid, outcome.outcome),
-        false => eprintln!("state volume {}: {}; {}", outcome.outcome, outcome.reason, outcome.hint),
+        true => println!("<5>state volume {} {}", outcome.uuid, outcome.outcome),
+        false => eprintln!("<4>state volume {}: {}; {}", outcome.outcome, outcome.reason, outcome.hint),
     }
     report::write(&outcome)
 }

@@ -256,7 +256,7 @@ fn look_alikes_and_other_firmware_are_named_and_nothing_is_written_over() -> Res
 
     // Somebody's file system where the volume was.
     let mut other = genuine.clone();
-    other[..4096].fill(0);
+    other[..32 << 10].fill(0);
     other[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
     disk.set_state_head(&other)?;
     let pillar = bench.start(bench.machine(&disk)?)?;
