@@ -23,7 +23,7 @@ pub const TOKEN_PROVIDER: &str = "pkcs11";
 const COMPRESSION: [&str; 2] = ["-zlz4hc,level=12", "-C65536"];
 
 /// Size of the state volume's first file system, in mke2fs's words: all of it is written at first boot.
-const STATE_TEMPLATE_SIZE: &str = "16M";
+const STATE_TEMPLATE_SIZE: &str = "12M";
 
 /// Blocks of 4 KiB for which its tables have room: 1 TiB. Beyond, the kernel places tables elsewhere (`meta_bg`) by itself;
 /// more room here would need a larger journal, and that more time at first boot.

@@ -77,8 +77,8 @@ fn answers(pillar: &Pillar) -> Result<()> {
     bail!("the agent does not answer")
 }
 
-/// An image of another security epoch or with another policy key: its UKI. The sealed root is the same.
-fn other_uki(bench: &Bench, name: &str, words: &[&str]) -> Result<(Vec<u8>, PathBuf)> {
+/// An image of another security epoch or signed by another policy key: its UKI. The sealed root is the same.
+fn other_uki(bench: &Bench, name: &str, words: &[&str]) -> Result<Vec<u8>> {
     let out = bench.dir().join(name);
     let mut command = program("pillar-image")?;
     command.current_dir(workspace()).args(["build", &format!("out={}", out.display())]).args(words);
@@ -88,7 +88,12 @@ fn other_uki(bench: &Bench, name: &str, words: &[&str]) -> Result<(Vec<u8>, Path
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|e| e == "efi"))
         .context("no UKI was built")?;
-    Ok((std::fs::read(file)?, out.join("release.json")))
+    let release: pillar_model::Release = serde_json::from_slice(&std::fs::read(out.join("release.json"))?)?;
+    ensure!(
+        release.predicate.root_hash == bench.files().release.predicate.root_hash,
+        "the sources or the commit changed since `./just image`: the sealed root is another one"
+    );
+    Ok(std::fs::read(file)?)
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
 
     let entry = disk.esp_entry()?;
     let old = disk.esp_read(&entry)?;
-    let (new, _) = other_uki(&bench, "epoch-2", &["epoch=2"])?;
+    let new = other_uki(&bench, "epoch-2", &["epoch=2"])?;
     disk.esp_write(&entry, &new)?;
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
@@ -131,7 +136,7 @@ fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
         command
     })?;
     let key = format!("pcr-key={}", stranger.join("pcr.key").display());
-    let (foreign, _) = other_uki(&bench, "foreign", &["epoch=2", &key])?;
+    let foreign = other_uki(&bench, "foreign", &["epoch=2", &key])?;
     disk.esp_write(&entry, &foreign)?;
     let pillar = bench.start(bench.machine(&disk)?)?;
     sealed(&pillar, "is not signed by its policy key")?;
@@ -266,6 +271,9 @@ fn look_alikes_and_other_firmware_are_named_and_nothing_is_written_over() -> Res
 
     // The genuine volume under firmware that does not check signatures.
     disk.set_state_head(&genuine)?;
+    // The two builds of the firmware do not leave each other's variables as they were.
+    let variables = bench.dir().join("p1/vars.fd");
+    let kept = std::fs::read(&variables)?;
     let builder = Machine::builder("p1")
         .dir(bench.dir().join("p1"))
         .disk(disk.path(), DiskMode::InPlace)
@@ -276,6 +284,7 @@ fn look_alikes_and_other_firmware_are_named_and_nothing_is_written_over() -> Res
     let line = pillar.machine.wait_console(NO_VOLUME, BOOT)?.line;
     ensure!(line.contains("PCR ") && line.contains("was sealed"), "the changed PCR is named: {line}");
     pillar.machine.power_cut();
+    std::fs::write(&variables, kept)?;
 
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
