@@ -133,12 +133,27 @@ impl Pillar {
         if found.pattern != 0 {
             bail!("the pillar did not come up: {}", found.line);
         }
-        // The agent starts behind the workload. Its port is forwarded, so it connects at once and answers later.
+        self.answers()
+    }
+
+    /// Waits until the boot is over and the agent answers, whatever became of the workload.
+    pub fn answers_without_workload(&self) -> Result<()> {
+        let ready = format!("{}{}", console::INIT_PREFIX, console::READY);
+        let patterns = [&ready, "pillar-init: fatal", "Kernel panic"];
+        let found = self.machine.console().wait_any(&patterns, Mark::default(), BOOT)?;
+        if found.pattern != 0 {
+            bail!("the pillar did not come up: {}", found.line);
+        }
+        self.answers()
+    }
+
+    /// The agent starts behind the workload. Its port is forwarded, so it connects at once and answers later.
+    fn answers(&self) -> Result<()> {
         let until = Instant::now() + AGENT;
         while !speaks_tls(self.machine.agent_addr(), Duration::from_secs(5)) {
             if Instant::now() > until {
                 bail!(
-                    "the agent does not answer {} s after the workload: logs in {}",
+                    "the agent does not answer {} s after the boot: logs in {}",
                     AGENT.as_secs(),
                     self.dir.display()
                 );

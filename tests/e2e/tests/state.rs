@@ -1,7 +1,7 @@
 //! The sealed state volume on whole machines: it is kept, it opens only for the image that is entitled to it, on its
 //! machine, and k operators bring it back (ATTACKS C3, C4, C5).
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use pillar_e2e::damage::Disk;
 use pillar_e2e::machine::{BOOT, Bench, Pillar, SHUTDOWN};
 use pillar_e2e::programs::{program, workspace};
@@ -57,7 +57,7 @@ fn off(pillar: Pillar) -> Result<()> {
 fn sealed(pillar: &Pillar, words: &str) -> Result<()> {
     let line = pillar.machine.wait_console(NO_VOLUME, BOOT)?.line;
     ensure!(line.contains(words), "expected {words:?}: {line}");
-    answers(pillar)?;
+    pillar.answers_without_workload()?;
     let status = pillar.pillar(&["state", "status"])?;
     ensure!(status.json["outcome"] == "sealed", "{status:#?}");
     let reason = status.json["reason"].as_str().unwrap_or_default();
@@ -65,16 +65,6 @@ fn sealed(pillar: &Pillar, words: &str) -> Result<()> {
     let status = pillar.pillar(&["status"])?;
     ensure!(status.json["workload"]["state"] == "stopped", "the workload runs without its data: {status:#?}");
     Ok(())
-}
-
-fn answers(pillar: &Pillar) -> Result<()> {
-    for _ in 0..300 {
-        if pillar_qemu::speaks_tls(pillar.machine.agent_addr(), Duration::from_secs(5)) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    bail!("the agent does not answer")
 }
 
 /// An image of another security epoch or signed by another policy key: its UKI. The sealed root is the same.

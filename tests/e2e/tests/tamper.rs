@@ -263,9 +263,12 @@ fn without_a_tpm_it_boots_and_is_refused_by_attest() -> Result<()> {
     let bench = Bench::new("no-tpm")?;
     let disk = bench.disk()?;
     let pillar = bench.start(bench.machine(&disk)?.tpm(TpmKind::None))?;
-    pillar.healthy()?;
+    pillar.answers_without_workload()?;
     let status = pillar.pillar(&["status"])?;
     ensure!(status.json.to_string().contains("absent"), "status says that there is no TPM: {status:#?}");
+    ensure!(status.json["workload"]["state"] == "stopped", "a workload without its data: {status:#?}");
+    let state = pillar.pillar(&["state", "status"])?;
+    ensure!(state.json["outcome"] == "absent", "{state:#?}");
     pillar.is_refused("evidence", "cannot open the TPM")?;
     bench.passed();
     Ok(())
