@@ -65,6 +65,9 @@ pub enum Error {
         /// `TPM_RC`.
         code: u32,
     },
+    /// The bank that all policies are about is switched off.
+    #[error("the TPM's SHA-256 bank is off; switch it on in the firmware's TPM settings")]
+    Bank,
     /// An index of another kind stands where the minimum epoch has to be.
     #[error(
         "NV index {index:#010x} of the TPM is not the minimum epoch of this policy key; clear the TPM in the firmware's settings"

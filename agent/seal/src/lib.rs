@@ -161,11 +161,11 @@ impl Tpm {
     pub fn unseal(&mut self, image: &Image<'_>, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, Error> {
         const OPERATION: &str = "unseal the state volume's key";
         check_sealed(&sealed.public)?;
+        let firmware = self.firmware()?;
         let index = self.epoch_index(image.policy_key)?;
         if index != EpochIndex::Written {
             return Err(Error::NoEpoch);
         }
-        let firmware = self.firmware()?;
         let result = self.with_storage_key(|tpm, storage| {
             let object = tpm.load(storage, sealed)?;
             let unsealed = tpm.with_session(Kind::Policy, storage, |tpm, session| {
@@ -203,6 +203,8 @@ impl Tpm {
     pub fn ensure_epoch(&mut self, image: &Image<'_>) -> Result<u64, Error> {
         const OPERATION: &str = "define the NV index of the minimum epoch";
         let name = policy::name(image.policy_key);
+        // Without the bank no phase is right; the true reason comes first.
+        self.firmware()?;
         let state = self.epoch_index(image.policy_key)?;
         if state == EpochIndex::Absent {
             let public = policy::epoch_public(&name, false);
@@ -238,9 +240,15 @@ impl Tpm {
             let answer = self.plain(OPERATION, CC_PCR_READ, &[], &policy::selection(some))?;
             let mut reader = Reader(&answer);
             let _update_counter = reader.u32()?;
-            let selected = reader.take(policy::selection(some).len())?;
+            // A bank that is off is left out of the answer, or selects nothing.
+            let banks = reader.u32()?;
+            let selection = policy::selection(some);
+            if banks != 1 || reader.0.get(..selection.len() - 4) != selection.get(4..) {
+                return Err(Error::Bank);
+            }
+            reader.take(selection.len() - 4)?;
             let count = reader.u32()?;
-            if selected != policy::selection(some) || usize::try_from(count) != Ok(some.len()) {
+            if usize::try_from(count) != Ok(some.len()) {
                 return Err(Error::Answer { operation: OPERATION });
             }
             for &index in some {

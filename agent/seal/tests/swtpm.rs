@@ -76,6 +76,10 @@ impl Signer {
 impl Bench {
     /// None, with words, where the tools tree was not built.
     fn new() -> Result<Option<Self>, Box<dyn std::error::Error>> {
+        Self::with_banks(&[Bank::Sha256])
+    }
+
+    fn with_banks(banks: &[Bank]) -> Result<Option<Self>, Box<dyn std::error::Error>> {
         let tools = match Tools::open() {
             Ok(tools) => tools,
             Err(error) => {
@@ -84,7 +88,7 @@ impl Bench {
             }
         };
         let dir = tempfile::tempdir()?;
-        let swtpm = Swtpm::start_with(&tools, &EkCa::cached()?, &dir.path().join("tpm"), &[Bank::Sha256])?;
+        let swtpm = Swtpm::start_with(&tools, &EkCa::cached()?, &dir.path().join("tpm"), banks)?;
         let signer = Signer::new(&tools, dir.path(), "policy.key")?;
         Ok(Some(Self { tools, swtpm, dir, signer }))
     }
@@ -283,6 +287,16 @@ fn an_impostor_of_the_minimum_epoch_is_refused() -> TestResult {
 }
 
 #[test]
+fn a_bank_that_is_off_is_named() -> TestResult {
+    let Some(bench) = Bench::with_banks(&[Bank::Sha384])? else { return Ok(()) };
+    let sysinit = Digest(vec![0; 32]);
+    let policies = bench.signer.policies(&sysinit, &sysinit, 5);
+    let error = bench.tpm()?.ensure_epoch(&bench.image(&policies)).expect_err("no SHA-256");
+    assert!(matches!(error, Error::Bank), "{error}");
+    Ok(())
+}
+
+#[test]
 fn an_owner_password_is_named() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
     bench.extend(11)?;
@@ -302,6 +316,7 @@ fn a_tpm_in_lockout_still_opens_the_volume() -> TestResult {
     assert!(bench.tool("tpm2_create", &["-C", "guarded.ctx", "-P", "wrong"]).is_err());
     assert!(bench.tool("tpm2_getcap", &["properties-variable"])?.contains("inLockout: "), "the property");
     assert!(bench.tool("tpm2_create", &["-C", "guarded.ctx", "-P", "right"]).is_err(), "in lockout");
+    bench.tool("tpm2_flushcontext", &["-t"])?;
     // No password of ours could be guessed, so none of our objects is under that protection.
     assert_eq!(bench.tpm()?.unseal(&bench.image(&policies), &sealed)?.as_slice(), SECRET);
     Ok(())

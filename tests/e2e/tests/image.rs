@@ -72,8 +72,14 @@ fn the_sealed_root_has_no_shell_interpreter_package_manager_getty_or_setuid_file
     ensure!(wrong.is_empty(), "{wrong:#?}");
     programs.sort();
     ensure!(
-        programs == ["usr/bin/pillar-agent", "usr/bin/pillar-init", "usr/lib/pillar/workload/bin/hello"],
-        "the programs of the sealed root are exactly three: {programs:?}"
+        programs
+            == [
+                "usr/bin/pillar-agent",
+                "usr/bin/pillar-init",
+                "usr/bin/pillar-state",
+                "usr/lib/pillar/workload/bin/hello"
+            ],
+        "the programs of the sealed root are exactly four: {programs:?}"
     );
     Ok(())
 }
