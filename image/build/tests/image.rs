@@ -224,6 +224,9 @@ fn the_partitions_hold_the_files_of_the_release() {
     let wanted = [
         "::/EFI/BOOT/BOOTX64.EFI",
         &format!("::/EFI/Linux/pillar_{version}+3.efi"),
+        "::/keys/KEK.cer",
+        "::/keys/PK.cer",
+        "::/keys/db.cer",
         "::/loader/keys/auto/KEK.auth",
         "::/loader/keys/auto/PK.auth",
         "::/loader/keys/auto/db.auth",
