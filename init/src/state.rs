@@ -6,6 +6,7 @@
 use crate::disk::{self, Part};
 use crate::measure::Measurer;
 use crate::modules::Modules;
+use crate::run::describe;
 use crate::service::Service;
 use crate::watchdog::Pings;
 use crate::{cgroup, clock, files, log, sandbox};
@@ -13,8 +14,9 @@ use pillar_layout::{gpt, root, run};
 use pillar_model::StateReport;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Gid, Mode, Uid, chmod, chown};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -44,6 +46,10 @@ impl Task {
         }
     }
 
+    fn deadline(self) -> Duration {
+        if self == Task::Open { OPEN_DEADLINE } else { DEADLINE }
+    }
+
     fn arguments(self, partition: &Path) -> Vec<std::ffi::OsString> {
         match self {
             Task::Commit => vec![self.word().into()],
@@ -52,8 +58,10 @@ impl Task {
     }
 }
 
-/// For making a volume on a slow disk with a slow TPM; the rest takes a second.
-const DEADLINE: Duration = Duration::from_secs(300);
+/// For making a volume on a slow disk with a slow TPM.
+const OPEN_DEADLINE: Duration = Duration::from_secs(300);
+/// Everything else takes a second, and the machine's other children wait for it.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// How often the end of a program that says nothing is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 const REPORT_MAX_BYTES: usize = 64 << 10;
@@ -132,15 +140,14 @@ impl State {
         let child = sandbox::state(self.group.clone(), task.arguments(&partition.node));
         let mut service = Service::new("state: ", child, None);
         service.start().map_err(|error| log::chain(&error))?;
-        let deadline = clock::now() + DEADLINE;
-        let ended = wait(&mut service, deadline, pings);
+        let ended = wait(&mut service, clock::now() + task.deadline(), pings);
         service.ended();
+        let failed = |how: &str| Err(format!("pillar-state {} {how}; its records say why", task.word()));
         match ended {
-            Some(0) => Ok(()),
-            Some(code) => {
-                Err(format!("pillar-state {} failed with code {code}; its records say why", task.word()))
-            }
-            None => Err(format!("pillar-state {} did not end in {} s", task.word(), DEADLINE.as_secs())),
+            Ok(Some(status)) if status.exit_status() == Some(0) => Ok(()),
+            Ok(Some(status)) => failed(&describe(status)),
+            Ok(None) => failed(&format!("was killed after {} s", task.deadline().as_secs())),
+            Err(errno) => failed(&format!("cannot be waited for: {errno}")),
         }
     }
 
@@ -173,21 +180,23 @@ impl State {
     }
 }
 
-/// Relays what it says until it ends; its exit code, none when it was killed or took too long.
-fn wait(service: &mut Service, deadline: Duration, pings: &mut Option<Pings>) -> Option<i32> {
+/// Relays what it says until it ends; none when it takes too long.
+fn wait(
+    service: &mut Service,
+    deadline: Duration,
+    pings: &mut Option<Pings>,
+) -> Result<Option<WaitStatus>, Errno> {
     loop {
         if let Some(pings) = pings {
             pings.ping_if_due();
         }
         service.read();
         let pid = service.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        match waitpid(pid, WaitOptions::NOHANG) {
-            Ok(Some((_, status))) => return status.exit_status(),
-            Ok(None) => {}
-            Err(_) => return None,
+        if let Some((_, status)) = waitpid(pid, WaitOptions::NOHANG)? {
+            return Ok(Some(status));
         }
         if clock::now() >= deadline {
-            return None;
+            return Ok(None);
         }
         match service.fd() {
             Some(fd) => {

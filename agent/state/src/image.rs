@@ -4,6 +4,7 @@ use anyhow::{Context as _, bail};
 use pillar_layout::{root, run};
 use pillar_model::{SIGNED_POLICIES_KEY, SignedPolicies, StateSettings};
 use pillar_recovery::Operator;
+use serde::Deserialize as _;
 use std::fs::File;
 use std::io::Read as _;
 use x509_parser::pem::Pem;
@@ -37,8 +38,6 @@ impl Image {
         pillar_seal::Image { policy_key: &self.policy_key, policies: &self.policies }
     }
 }
-
-use serde::Deserialize as _;
 
 /// What a state volume is made with.
 pub fn settings() -> anyhow::Result<StateSettings> {

@@ -89,7 +89,7 @@ fn attempt(volume: &Volume) -> (StateReport, Option<Header>) {
         State::Blank | State::Interrupted => match make::make(volume) {
             Ok((opened, header)) => (opened, Some(header)),
             Err(error) => {
-                let hint = "a machine without a working TPM has no state volume; mend that and reboot";
+                let hint = "nothing was lost; mend what the reason names and reboot, the volume is then made";
                 (report::closed(StateOutcome::Absent, words(&error), hint), None)
             }
         },

@@ -2,8 +2,7 @@
 //! same input.
 
 use ring::digest::{Context, SHA256};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 /// SHA-256 over parts, each preceded by its length so that no two lists of parts collide.
@@ -46,19 +45,7 @@ pub fn guid(seed: &str, purpose: &str) -> String {
 
 /// SHA-256 of a file, read in pieces.
 pub fn file(path: &Path) -> io::Result<[u8; 32]> {
-    let mut file = File::open(path)?;
-    let mut context = Context::new(&SHA256);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        context.update(&buffer[..n]);
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(context.finish().as_ref());
-    Ok(out)
+    pillar_tools::digest_of(path).map(|digest| digest.0)
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ fn label(package: &Locked) -> String {
 }
 
 /// SHA-256 of a file, read in pieces.
-pub(crate) fn digest_of(path: &Path) -> io::Result<InputDigest> {
+pub fn digest_of(path: &Path) -> io::Result<InputDigest> {
     let mut file = File::open(path)?;
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use apt::{Index, apt_sandbox_tree};
-pub use inputs::{Inputs, Network};
+pub use inputs::{Inputs, Network, digest_of};
 pub use repository::{Repository, same_packages};
 
 /// What mkosi is told to put into the tree.

@@ -66,6 +66,11 @@ impl Disk {
         self.flip(partition.first_lba * BLOCK + offset)
     }
 
+    /// Makes the disk larger than its partition table says, as if the image had been copied to a larger one.
+    pub fn enlarge(&self, bytes: u64) -> Result<()> {
+        Ok(OpenOptions::new().write(true).open(&self.path)?.set_len(self.bytes()? + bytes)?)
+    }
+
     /// Everything before the data of the state volume.
     pub fn state_head(&self) -> Result<Vec<u8>> {
         self.read(self.partition("state")?.first_lba * BLOCK, STATE_HEAD_BYTES)

@@ -12,6 +12,8 @@ use pillar_qemu::{
 use pillar_tools::Tools;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -173,6 +175,18 @@ impl Pillar {
             bail!("a damaged image ran: {}", found.line);
         }
         Ok(found.line)
+    }
+
+    /// Asks the example workload for its number, one higher with each visit and on the disk before it is told.
+    pub fn visit(&self) -> Result<u64> {
+        let addr = self.machine.workload_addr(8080)?;
+        let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(30))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        write!(stream, "GET /visits HTTP/1.1\r\nHost: pillar\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let body = text.rsplit("\r\n\r\n").next().unwrap_or_default().trim();
+        body.parse().with_context(|| format!("no number: {text}"))
     }
 
     /// Runs `pillar` with these words against this machine, JSON out.

@@ -2,12 +2,9 @@
 //! there. Two runs in CI, one of each kind; `PILLAR_POWER_CUTS=50 cargo test -p pillar-e2e --test power` for more. The seed is printed, and
 //! `PILLAR_SEED` repeats a run.
 
-use anyhow::{Context, Result, ensure};
-use pillar_e2e::damage::Disk;
-use pillar_e2e::machine::{BOOT, Bench, Pillar};
+use anyhow::{Context as _, Result, ensure};
+use pillar_e2e::machine::{BOOT, Bench};
 use std::env;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Until when in a boot the power is cut, after the kernel has started.
@@ -29,17 +26,6 @@ impl Random {
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
-}
-
-fn visit(pillar: &Pillar) -> Result<u64> {
-    let mut stream =
-        TcpStream::connect_timeout(&pillar.machine.workload_addr(8080)?, Duration::from_secs(30))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    write!(stream, "GET /visits HTTP/1.1\r\nHost: pillar\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let body = text.rsplit("\r\n\r\n").next().unwrap_or_default().trim();
-    body.parse().with_context(|| format!("no number: {text}"))
 }
 
 #[test]
@@ -66,7 +52,7 @@ fn the_machine_comes_back_with_what_was_synced() -> Result<()> {
             pillar.healthy()?;
             let until = std::time::Instant::now() + Duration::from_millis(random.below(USE_MS));
             while std::time::Instant::now() < until {
-                let visits = visit(&pillar)?;
+                let visits = pillar.visit()?;
                 ensure!(visits > synced, "run {run}: visit {visits} after {synced}");
                 synced = visits;
             }
@@ -75,20 +61,16 @@ fn the_machine_comes_back_with_what_was_synced() -> Result<()> {
         }
         let pillar = bench.start(bench.machine(&disk)?)?;
         pillar.healthy().with_context(|| format!("run {run}: it did not come back"))?;
-        let visits = visit(&pillar)?;
+        let visits = pillar.visit()?;
         ensure!(visits > synced, "run {run}: visit {visits}, {synced} had been synced");
         pillar.machine.power_cut();
         synced = visits;
         if run % 2 == 0 {
-            disk = fresh(&bench)?;
+            // A new disk on the same machine; its TPM stays.
+            disk = bench.disk()?;
             synced = 0;
         }
     }
     bench.passed();
     Ok(())
-}
-
-/// A new disk on the same machine; its TPM stays.
-fn fresh(bench: &Bench) -> Result<Disk> {
-    bench.disk()
 }

@@ -7,26 +7,12 @@ use pillar_e2e::machine::{BOOT, Bench, Pillar, SHUTDOWN};
 use pillar_e2e::programs::{program, workspace};
 use pillar_qemu::{Builder, DiskMode, Firmware, Machine, TpmKind};
 use pillar_tools::Tools;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 /// What init says when there is no state volume.
 const NO_VOLUME: &str = "pillar-init: no state volume: ";
-
-/// The workload's number, one higher with each visit.
-fn visit(pillar: &Pillar) -> Result<u64> {
-    let mut stream =
-        TcpStream::connect_timeout(&pillar.machine.workload_addr(8080)?, Duration::from_secs(30))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    write!(stream, "GET /visits HTTP/1.1\r\nHost: pillar\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let body = text.rsplit("\r\n\r\n").next().unwrap_or_default().trim();
-    body.parse().with_context(|| format!("no number: {text}"))
-}
 
 fn told(mut command: Command) -> Result<Output> {
     let output = command.output()?;
@@ -87,13 +73,53 @@ fn other_uki(bench: &Bench, name: &str, words: &[&str]) -> Result<Vec<u8>> {
 }
 
 #[test]
+fn on_a_larger_disk_the_volume_takes_what_is_there() -> Result<()> {
+    const MORE: u64 = 300 << 20;
+    let bench = Bench::new("state-larger-disk")?;
+    let disk = bench.disk()?;
+    let bytes = |disk: &Disk| -> Result<u64> {
+        let partition = disk.partition("state")?;
+        Ok((partition.last_lba - partition.first_lba + 1) * 512)
+    };
+    let before = bytes(&disk)?;
+    // Not a whole number of mebibytes either.
+    disk.enlarge(MORE + 512 * 3)?;
+    let pillar = bench.start(bench.machine(&disk)?)?;
+    let fitted = pillar.machine.wait_console("partition table fitted to the disk", BOOT)?;
+    ensure!(
+        fitted.line.contains(&format!("from {} to {} MiB", before >> 20, (before + MORE) >> 20)),
+        "{}",
+        fitted.line
+    );
+    // It starts again before anything else, so that what the firmware measured is what is there.
+    pillar.healthy()?;
+    let console = pillar.machine.console_so_far();
+    ensure!(console.matches("partition table fitted").count() == 1, "it grows once");
+    let state = pillar.pillar(&["state", "status"])?;
+    ensure!(state.json["partition_bytes"] == before + MORE, "{state:#?}");
+    let total = state.json["total_bytes"].as_u64().context("the file system's size")?;
+    ensure!(total > (before + MORE) / 10 * 9, "the file system has {total} of {} bytes", before + MORE);
+    ensure!(pillar.visit()? == 1);
+    pillar.is_verified()?;
+    off(pillar)?;
+    ensure!(bytes(&disk)? == before + MORE, "the table on the disk");
+    // The pins of the first answer hold: the table was measured as it stays.
+    let pillar = bench.start(bench.machine(&disk)?)?;
+    pillar.healthy()?;
+    pillar.is_verified()?;
+    ensure!(pillar.visit()? == 2);
+    bench.passed();
+    Ok(())
+}
+
+#[test]
 fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
     let bench = Bench::new("state-epoch")?;
     let disk = bench.disk()?;
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
     ensure!(pillar.pillar(&["state", "status"])?.json["outcome"] == "made");
-    ensure!([visit(&pillar)?, visit(&pillar)?] == [1, 2], "the first visits");
+    ensure!([pillar.visit()?, pillar.visit()?] == [1, 2], "the first visits");
     pillar.is_verified()?;
     // Blessed, so that the entry has its final name.
     pillar.machine.wait_console("pillar-init: boot entry", BOOT)?;
@@ -107,7 +133,7 @@ fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
     pillar.healthy()?;
     let status = pillar.pillar(&["state", "status"])?;
     ensure!(status.json["outcome"] == "open", "the next image of the same signer opens it: {status:#?}");
-    ensure!(visit(&pillar)? == 3, "the number was kept");
+    ensure!(pillar.visit()? == 3, "the number was kept");
     pillar.machine.wait_console("minimum security epoch raised to 2", BOOT)?;
     off(pillar)?;
 
@@ -135,7 +161,7 @@ fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
     disk.esp_write(&entry, &new)?;
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
-    ensure!(visit(&pillar)? == 4, "nothing was lost over the refusals");
+    ensure!(pillar.visit()? == 4, "nothing was lost over the refusals");
     bench.passed();
     Ok(())
 }
@@ -151,7 +177,7 @@ fn on_another_machine_it_stays_closed_until_k_operators_recover_it() -> Result<(
     let disk = bench.disk()?;
     let pillar = bench.start(machine_in(&bench, "first", &disk)?)?;
     pillar.healthy()?;
-    ensure!(visit(&pillar)? == 1);
+    ensure!(pillar.visit()? == 1);
     pillar.is_verified()?;
     let made = pillar.pillar(&["state", "status"])?.json["uuid"].clone();
     off(pillar)?;
@@ -185,7 +211,7 @@ fn on_another_machine_it_stays_closed_until_k_operators_recover_it() -> Result<(
     pillar.healthy_after(before)?;
     let status = pillar.pillar(&["state", "status"])?;
     ensure!(status.json["outcome"] == "open" && status.json["uuid"] == made, "{status:#?}");
-    ensure!(visit(&pillar)? == 2, "the number came back");
+    ensure!(pillar.visit()? == 2, "the number came back");
     let third = recover(2)?;
     ensure!(
         third.status.code() == Some(1) && said(&third).contains("nothing to recover"),
@@ -203,7 +229,7 @@ fn on_another_machine_it_stays_closed_until_k_operators_recover_it() -> Result<(
     pillar.healthy_after(before)?;
     let status = pillar.pillar(&["state", "status"])?;
     ensure!(status.json["outcome"] == "made" && status.json["uuid"] != made, "{status:#?}");
-    ensure!(visit(&pillar)? == 1, "nothing of the old volume is left");
+    ensure!(pillar.visit()? == 1, "nothing of the old volume is left");
     pillar.is_refused("state volume", "is pinned")?;
     bench.passed();
     Ok(())
@@ -215,7 +241,7 @@ fn look_alikes_and_other_firmware_are_named_and_nothing_is_written_over() -> Res
     let disk = bench.disk()?;
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
-    ensure!(visit(&pillar)? == 1);
+    ensure!(pillar.visit()? == 1);
     let uuid = pillar.pillar(&["state", "status"])?.json["uuid"].as_str().context("a UUID")?.to_owned();
     off(pillar)?;
     let genuine = disk.state_head()?;
@@ -278,7 +304,7 @@ fn look_alikes_and_other_firmware_are_named_and_nothing_is_written_over() -> Res
 
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
-    ensure!(visit(&pillar)? == 2, "the genuine volume is as it was");
+    ensure!(pillar.visit()? == 2, "the genuine volume is as it was");
     bench.passed();
     Ok(())
 }
