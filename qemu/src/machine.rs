@@ -480,6 +480,7 @@ impl Machine {
                 name: Some(name.to_owned()),
                 address: Some(GUEST_ADDRESS.to_owned()),
                 gateway: Some(GUEST_GATEWAY.to_owned()),
+                ..NodeSettings::default()
             }),
             forwards: BTreeMap::from([(AGENT_PORT, 0)]),
             watchdog: true,

@@ -162,6 +162,7 @@ fn evidence(
                 activated,
                 event_log,
                 cel,
+                heartbeat_key: Vec::new(),
             });
         }
     }

@@ -69,8 +69,17 @@ impl proto::pillar_server::Pillar for Pillar {
         let channel = channel(&request)?;
         let identity =
             self.attester.identity().await.map_err(|error| refused(&channel, "identity", &error))?;
-        let pillar_tpm::Identity { ek_public, ek_certificate, ak_public } = identity;
-        Ok(Response::new(Identity { ek_public, ek_certificate, ak_public }.into()))
+        let pillar_tpm::Identity {
+            ek_public,
+            ek_certificate,
+            ak_public,
+            tls_public,
+            tls_attest,
+            tls_signature,
+        } = identity;
+        let identity =
+            Identity { ek_public, ek_certificate, ak_public, tls_public, tls_attest, tls_signature };
+        Ok(Response::new(identity.into()))
     }
 
     async fn evidence(
@@ -168,6 +177,34 @@ impl proto::pillar_server::Pillar for Pillar {
         ask_init(&self.places, request::ERASE)
             .map_err(|error| Status::unavailable(format!("init does not take the request: {error}")))?;
         Ok(Response::new(proto::EraseStateReply {}))
+    }
+
+    async fn cluster(
+        &self,
+        _request: Request<proto::ClusterRequest>,
+    ) -> Result<Response<proto::ClusterReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn entries(
+        &self,
+        _request: Request<proto::EntriesRequest>,
+    ) -> Result<Response<proto::EntriesReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn submit(
+        &self,
+        _request: Request<proto::SubmitRequest>,
+    ) -> Result<Response<proto::SubmitReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn attest_peer(
+        &self,
+        _request: Request<proto::AttestPeerRequest>,
+    ) -> Result<Response<proto::Peer>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 }
 

@@ -113,4 +113,33 @@ pub struct NodeSettings {
     pub address: Option<String>,
     /// Default gateway.
     pub gateway: Option<String>,
+    /// Further cards, or all of them when `address` is not used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkSettings>,
+    /// Peers to call first: `NAME=HOST:PORT` or `HOST:PORT`; HOST is a name or an address, IPv6 in brackets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    /// Name servers, when DHCP gives none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<String>,
+    /// Time servers (NTP), by name or address. The time is for people and certificates' dates; no decision rests on it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub time: Vec<String>,
+}
+
+/// What one network card is set to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Which card: its MAC address, or its number from 1 in the order of the kernel's interface numbers.
+    pub card: String,
+    /// Static addresses in CIDR form, IPv4 or IPv6.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Ask a DHCPv4 server. (IPv6 configures itself by router advertisements, always.)
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dhcp: bool,
+    /// Default gateway, in the network of one of the addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
 }

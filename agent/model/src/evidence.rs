@@ -48,4 +48,8 @@ pub struct Evidence {
     pub event_log: Vec<u8>,
     /// Our own event log (TCG CEL, JSON-SEQ).
     pub cel: Vec<u8>,
+    /// Public part (Ed25519) of the key that signs the attester's heartbeats; empty towards operators. Part of what the
+    /// quote signs.
+    #[serde(default)]
+    pub heartbeat_key: Vec<u8>,
 }

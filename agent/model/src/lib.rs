@@ -5,13 +5,18 @@
 mod boot;
 mod digest;
 mod evidence;
+mod member;
 mod policy;
 mod release;
 mod state;
 
-pub use boot::{Boot, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
+pub use boot::{Boot, NetworkSettings, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
 pub use digest::{Bank, Digest, HexError, Nonce, PcrIndex, RootHash};
 pub use evidence::{Binding, Evidence, Role};
+pub use member::{
+    Action, Constitution, Entry, FirmwareEvent, FirmwareReference, Member, NameError, OperatorEntry,
+    OperatorKey, PeerState, PillarId,
+};
 pub use policy::{SIGNED_POLICIES_KEY, SignedPolicies, SignedPolicy};
 pub use release::{
     BootApplication, PackageRef, PcrPrediction, Release, ReleasePredicate, SecureBootKeys, Subject,

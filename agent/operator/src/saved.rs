@@ -190,6 +190,7 @@ impl TryFrom<FileForm> for Saved {
                 activated: Vec::new(),
                 event_log: evidence.event_log.0,
                 cel: evidence.cel.0,
+                heartbeat_key: Vec::new(),
             },
         })
     }
@@ -218,6 +219,7 @@ mod tests {
                 activated: vec![9; 32],
                 event_log: vec![10; 300_000],
                 cel: vec![11; 900],
+                heartbeat_key: Vec::new(),
             },
         }
     }

@@ -52,6 +52,12 @@ pub struct Identity {
     pub ek_certificate: Vec<u8>,
     /// `TPMT_PUBLIC` of the AK.
     pub ak_public: Vec<u8>,
+    /// `TPMT_PUBLIC` of the TLS key.
+    pub tls_public: Vec<u8>,
+    /// `TPMS_ATTEST` of its certification by the AK.
+    pub tls_attest: Vec<u8>,
+    /// `TPMT_SIGNATURE` over that.
+    pub tls_signature: Vec<u8>,
 }
 
 /// A quote as the TPM made it.
@@ -164,7 +170,14 @@ impl Tpm {
     fn make_keys(&mut self) -> Result<Keys, Error> {
         let ek::Ek { kind, primary: ek, certificate } = ek::find(self)?;
         let ak = self.primary("create AK", ak::template())?;
-        let identity = Identity { ek_public: ek.public, ek_certificate: certificate, ak_public: ak.public };
+        let identity = Identity {
+            ek_public: ek.public,
+            ek_certificate: certificate,
+            ak_public: ak.public,
+            tls_public: Vec::new(),
+            tls_attest: Vec::new(),
+            tls_signature: Vec::new(),
+        };
         Ok(Keys { identity, ek_kind: kind, ek: ek.saved, ak: ak.saved })
     }
 

@@ -173,6 +173,7 @@ impl Machine {
             activated: SECRET.to_vec(),
             event_log: self.event_log.clone(),
             cel: self.cel.clone(),
+            heartbeat_key: Vec::new(),
         }
     }
 }

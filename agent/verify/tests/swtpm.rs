@@ -221,6 +221,7 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
         activated,
         event_log: boot::EVENT_LOG.to_vec(),
         cel: own.into_bytes(),
+        heartbeat_key: Vec::new(),
     };
     let (roots, issuers) =
         ([certificates(&tpm, "swtpm-localca-rootca-cert.pem")], [certificates(&tpm, "issuer.pem")]);

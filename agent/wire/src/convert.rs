@@ -71,6 +71,12 @@ pub struct Identity {
     pub ek_certificate: Vec<u8>,
     /// `TPMT_PUBLIC` of the AK.
     pub ak_public: Vec<u8>,
+    /// `TPMT_PUBLIC` of the TLS key; empty where the TPM could not make one.
+    pub tls_public: Vec<u8>,
+    /// `TPMS_ATTEST` of its certification.
+    pub tls_attest: Vec<u8>,
+    /// `TPMT_SIGNATURE` over that, by the AK.
+    pub tls_signature: Vec<u8>,
 }
 
 /// What a verifier sends to have evidence made.
@@ -224,6 +230,9 @@ impl From<Identity> for proto::IdentityReply {
             ek_public: identity.ek_public,
             ek_certificate: identity.ek_certificate,
             ak_public: identity.ak_public,
+            tls_public: identity.tls_public,
+            tls_attest: identity.tls_attest,
+            tls_signature: identity.tls_signature,
         }
     }
 }
@@ -231,10 +240,16 @@ impl From<Identity> for proto::IdentityReply {
 impl TryFrom<proto::IdentityReply> for Identity {
     type Error = FieldError;
     fn try_from(reply: proto::IdentityReply) -> Result<Self, FieldError> {
+        bounded("tls_public", limit::TPM_STRUCTURE_BYTES, reply.tls_public.len())?;
+        bounded("tls_attest", limit::TPM_STRUCTURE_BYTES, reply.tls_attest.len())?;
+        bounded("tls_signature", limit::TPM_STRUCTURE_BYTES, reply.tls_signature.len())?;
         Ok(Identity {
             ek_public: bytes("ek_public", limit::TPM_STRUCTURE_BYTES, reply.ek_public)?,
             ek_certificate: bytes("ek_certificate", limit::CERTIFICATE_BYTES, reply.ek_certificate)?,
             ak_public: bytes("ak_public", limit::TPM_STRUCTURE_BYTES, reply.ak_public)?,
+            tls_public: reply.tls_public,
+            tls_attest: reply.tls_attest,
+            tls_signature: reply.tls_signature,
         })
     }
 }
@@ -319,6 +334,7 @@ impl TryFrom<proto::EvidenceReply> for Evidence {
             activated: bytes("activated", limit::SECRET_BYTES, reply.activated)?,
             event_log: bytes("event_log", limit::EVENT_LOG_BYTES, reply.event_log)?,
             cel: reply.cel,
+            heartbeat_key: Vec::new(),
         })
     }
 }

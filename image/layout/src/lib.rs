@@ -20,6 +20,10 @@ pub mod root {
     pub const POLICY_KEY: &str = "/usr/lib/pillar/policy-key.tpmt";
     /// Where the state volume is mounted.
     pub const STATE_MOUNT: &str = "/var/lib/pillar";
+    /// The agent's own folder on the state volume, mode 0700: the cluster's entries.
+    pub const AGENT_STATE: &str = "/var/lib/pillar/agent";
+    /// Brings up network cards, asks DHCP and time servers.
+    pub const NETWORK: &str = "/usr/bin/pillar-network";
     /// In the initrd: the UKI's `.pcrsig` section as systemd-stub hands it over.
     pub const SIGNED_POLICIES: &str = "/.extra/tpm2-pcr-signature.json";
     /// The workload as JSON (`pillar_workload::Workload`), made from its `pillar.toml` and checked at build time.
@@ -71,6 +75,8 @@ pub mod run {
     pub const RECOVERY_KEY: &str = "/run/pillar/agent/recovery.key";
     /// The agent's own folder.
     pub const AGENT: &str = "/run/pillar/agent";
+    /// Name servers in the form of resolv.conf(5); the sealed root's `/etc/resolv.conf` points here.
+    pub const RESOLV_CONF: &str = "/run/pillar/resolv.conf";
 }
 
 /// What the agent may ask of init: one word in one datagram.
@@ -95,6 +101,9 @@ pub mod user {
 
 /// The agent's TCP port: gRPC and `/metrics`, over TLS with the operators' certificates.
 pub const AGENT_PORT: u16 = 7443;
+
+/// The agent's TCP port for other pillars: attested before anything else is said.
+pub const PEER_PORT: u16 = 7444;
 
 /// Node settings in a virtual machine: the QEMU fw_cfg file of this name.
 pub const FW_CFG_NODE: &str = "opt/org.pillar.node";

@@ -9,7 +9,6 @@ use pillar_qemu::{Builder, DiskMode, Firmware, Machine, TpmKind};
 use pillar_tools::Tools;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 /// What init says when there is no state volume.
 const NO_VOLUME: &str = "pillar-init: no state volume: ";

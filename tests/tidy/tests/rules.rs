@@ -49,6 +49,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("pillar-luks", &[]),
         ("pillar-recovery", &[]),
         ("pillar-wire", &["pillar-layout", "pillar-model"]),
+        ("pillar-quorum", &["pillar-model"]),
+        ("pillar-session", &["pillar-model", "pillar-wire", "pillar-verify"]),
         ("pillar-tpm", &["pillar-layout", "pillar-model", "pillar-verify"]),
         ("pillar-seal", &["pillar-layout", "pillar-model", "pillar-measure"]),
         (

@@ -1,0 +1,2 @@
+//! Who may approve what, and have enough.
+#![forbid(unsafe_code)]

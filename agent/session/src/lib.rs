@@ -1,0 +1,2 @@
+//! The attested channel between pillars.
+#![forbid(unsafe_code)]
