@@ -211,7 +211,11 @@ fn wait(
 fn mount_volume(device: &str) -> io::Result<()> {
     mount(device, root::STATE_MOUNT, "ext4", FLAGS, OPTIONS)?;
     chmod(root::STATE_MOUNT, Mode::from_raw_mode(0o711))?;
-    make_directory(Path::new(root::STATE_MOUNT).join("workload").as_path())
+    make_directory(Path::new(root::STATE_MOUNT).join("workload").as_path())?;
+    make_directory(Path::new(root::AGENT_STATE))?;
+    let id = pillar_layout::user::AGENT;
+    chown(root::AGENT_STATE, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
+    Ok(())
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
