@@ -65,7 +65,7 @@ pub const LATE: [Mount; 5] = [
 pub const EARLY_SYSCTLS: [(&str, &str); 2] = [("kernel/modprobe", "\n"), ("kernel/hung_task_panic", "1")];
 
 /// Set in stage 2. Those that a kernel does not have are passed over.
-pub const SYSCTLS: [(&str, &str); 31] = [
+pub const SYSCTLS: [(&str, &str); 30] = [
     ("kernel/panic", "-1"),
     ("kernel/panic_on_oops", "1"),
     ("kernel/sysrq", "0"),
@@ -95,8 +95,7 @@ pub const SYSCTLS: [(&str, &str); 31] = [
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/all/accept_source_route", "0"),
     ("net/ipv6/conf/all/accept_redirects", "0"),
-    ("net/ipv6/conf/all/accept_ra", "0"),
-    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_redirects", "0"),
 ];
 
 #[cfg(test)]

@@ -3,15 +3,15 @@
 use crate::bless::Esp;
 use crate::log::{self, Level};
 use crate::modules::Modules;
+use crate::network::Network;
 use crate::record::BootRecord;
 use crate::sandbox::Backing;
 use crate::service::Service;
-use crate::settings::Settings;
 use crate::shutdown::{self, How};
 use crate::state::{State, Task};
 use crate::supervise::{AgentPolicy, HealthJudge, Next, Trial, TrialStep, Verdict, WorkloadPolicy};
 use crate::watchdog::Pings;
-use crate::{clock, network, state};
+use crate::{clock, state};
 use pillar_layout::{console, request};
 use pillar_model::WorkloadState;
 use pillar_os::{Signal, Signals, UeventSocket};
@@ -65,8 +65,8 @@ pub struct Machine {
     pub modules: Modules,
     /// The state volume.
     pub state: State,
-    /// Settings whose interface has not appeared.
-    pub waiting_settings: Option<Settings>,
+    /// Network cards.
+    pub network: Network,
     /// The EFI system partition.
     pub esp: Esp,
     /// The agent.
@@ -251,7 +251,7 @@ impl Machine {
         self.set_workload(WorkloadState::Healthy, "");
     }
 
-    /// Loads modules for devices that came, and sets the network when its interface did.
+    /// Loads modules for devices that came, and sets cards that did.
     fn take_events(&mut self) {
         loop {
             match self.events.next() {
@@ -259,10 +259,8 @@ impl Machine {
                     if let Some(modalias) = event.modalias {
                         self.modules.load_for_device(&modalias);
                     }
-                    if event.subsystem == "net"
-                        && self.waiting_settings.as_ref().is_some_and(network::set_first)
-                    {
-                        self.waiting_settings = None;
+                    if event.subsystem == "net" {
+                        self.network.set_new_cards();
                     }
                 }
                 Ok(Some(_)) => {}

@@ -3,6 +3,7 @@
 use crate::bless::Esp;
 use crate::measure::Measurer;
 use crate::modules::Modules;
+use crate::network::Network;
 use crate::record::{BootRecord, Handover};
 use crate::run::{Machine, WorkloadUnit};
 use crate::service::Service;
@@ -18,6 +19,7 @@ use pillar_os::{Signal, Signals, UeventSocket};
 use rustix::fs::{Gid, Mode, Uid, chmod, chown};
 use rustix::system::sethostname;
 use std::convert::Infallible;
+use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
@@ -60,14 +62,16 @@ pub fn run() -> anyhow::Result<Infallible> {
     let settings = node_settings(&mut measurer, &esp, &mut modules);
     record.change(|boot| {
         if let Some(name) = &settings.name {
-            name.clone_into(&mut boot.name);
+            boot.name = name.to_string();
         }
     });
     if let Err(errno) = sethostname(record.get().name.as_bytes()) {
         log::warn(&format!("cannot set the host name: {errno}"));
     }
     network::loopback_up();
-    let waiting_settings = (!network::set_first(&settings)).then_some(settings);
+    network::write_name_servers(&settings.dns);
+    let mut network = Network::new(settings);
+    network.set_new_cards();
 
     let mut pings = pings;
     let state = State::open(&esp.disk, &mut modules, &mut measurer, &mut pings);
@@ -96,7 +100,7 @@ pub fn run() -> anyhow::Result<Infallible> {
         pings,
         modules,
         state,
-        waiting_settings,
+        network,
         esp,
         agent: Service::new("agent: ", sandbox::agent(agent), Some(agent_start)),
         agent_policy: AgentPolicy::default(),
@@ -125,7 +129,10 @@ fn node_settings(measurer: &mut Measurer, esp: &Esp, modules: &mut Modules) -> S
     for warning in warnings {
         log::warn(&format!("node settings: {warning}; ignored"));
     }
-    if let Err(error) = files::replace(Path::new(run::NODE), user::AGENT, text.as_bytes()) {
+    let written = serde_json::to_vec(&settings.to_node())
+        .map_err(io::Error::from)
+        .and_then(|json| files::replace(Path::new(run::NODE), user::AGENT, &json));
+    if let Err(error) = written {
         log::warn(&format!("cannot write {}: {error}", run::NODE));
     }
     settings

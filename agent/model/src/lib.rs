@@ -5,6 +5,7 @@
 mod boot;
 mod digest;
 mod evidence;
+mod host;
 mod member;
 mod policy;
 mod release;
@@ -13,6 +14,7 @@ mod state;
 pub use boot::{Boot, NetworkSettings, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
 pub use digest::{Bank, Digest, HexError, Nonce, PcrIndex, RootHash};
 pub use evidence::{Binding, Evidence, Role};
+pub use host::{Host, HostError, HostPort, PeerHint};
 pub use member::{
     Action, Constitution, Entry, FirmwareEvent, FirmwareReference, Member, NameError, OperatorEntry,
     OperatorKey, PeerState, PillarId,

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod block;
+mod card;
 mod child;
 #[cfg(feature = "cryptsetup")]
 pub mod cryptsetup;
@@ -20,12 +21,13 @@ mod uevent;
 mod watchdog;
 
 pub use block::reread_partitions;
+pub use card::{Card, CardName, CardNameError};
 pub use child::{Child, Identity, MountStep, Output, SpawnError};
 pub use dm::{Device, DmError, Mapper};
 pub use ext4::{device_bytes, ext4_resize, ext4_set_uuid};
 pub use module::load as load_module;
 pub use power::{power_off, reboot, take_ctrl_alt_del};
-pub use route::{Interface, RouteError, Router};
+pub use route::{Gateway, Interface, LinkNews, RouteError, Router};
 pub use rustix::thread::CapabilitySet;
 pub use signals::{Signal, Signals};
 pub use uevent::{Uevent, UeventSocket};

@@ -63,7 +63,7 @@ pub mod run {
     pub const CEL: &str = "/run/pillar/cel.jsonseq";
     /// Datagram socket of init, mode 0600, owned by the agent: takes [`super::request`] words.
     pub const INIT_SOCKET: &str = "/run/pillar/init.sock";
-    /// Node settings as measured (`pillar_model::NodeSettings` as JSON), absent when there are none.
+    /// What is valid of the measured node settings (`pillar_model::NodeSettings` as JSON), absent when there are none.
     pub const NODE: &str = "/run/pillar/node.json";
     /// Where the workload's directories below `/run` and `/tmp` live.
     pub const WORKLOAD: &str = "/run/workload";
@@ -75,8 +75,10 @@ pub mod run {
     pub const RECOVERY_KEY: &str = "/run/pillar/agent/recovery.key";
     /// The agent's own folder.
     pub const AGENT: &str = "/run/pillar/agent";
+    /// The network program's own folder, readable by all.
+    pub const NETWORK: &str = "/run/network";
     /// Name servers in the form of resolv.conf(5); the sealed root's `/etc/resolv.conf` points here.
-    pub const RESOLV_CONF: &str = "/run/pillar/resolv.conf";
+    pub const RESOLV_CONF: &str = "/run/network/resolv.conf";
 }
 
 /// What the agent may ask of init: one word in one datagram.
@@ -97,6 +99,8 @@ pub mod user {
     pub const AGENT: u32 = 400;
     /// The workload's user and group.
     pub const WORKLOAD: u32 = 401;
+    /// The network program's user and group.
+    pub const NETWORK: u32 = 402;
 }
 
 /// The agent's TCP port: gRPC and `/metrics`, over TLS with the operators' certificates.
