@@ -241,7 +241,7 @@ fn qualifying(connected: &Connected, challenge: &Challenge, evidence: &Evidence)
         attester_spki: connected.server_spki.clone(),
         verifier_spki: connected.client_spki.clone(),
     };
-    pillar_verify::qualifying_data(&binding, &evidence.event_log, &evidence.cel)
+    pillar_verify::qualifying_data(&binding, &evidence.event_log, &evidence.cel, &evidence.heartbeat_key)
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ pub(crate) fn utf16(bytes: &[u8]) -> Option<String> {
     String::from_utf16(&units).ok()
 }
 
-fn loader_text(data: &[u8]) -> String {
+pub(crate) fn loader_text(data: &[u8]) -> String {
     let wide = data.len() >= 2 && data[1] == 0;
     let text = if wide { utf16(data) } else { None };
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(data).into_owned());

@@ -67,6 +67,7 @@ fn allowed(pcr: u8, event_type: EventType) -> bool {
     match event_type {
         E::Separator => true,
         E::PostCode
+        | E::PostCode2
         | E::SCrtmContents
         | E::SCrtmVersion
         | E::NonhostCode

@@ -166,6 +166,8 @@ event_types! {
     NonhostInfo = 0x11, "EV_NONHOST_INFO";
     /// Boot devices are left out.
     OmitBootDeviceEvents = 0x12, "EV_OMIT_BOOT_DEVICE_EVENTS";
+    /// Firmware code, with a name (PFP 1.06).
+    PostCode2 = 0x13, "EV_POST_CODE2";
     /// Intel TXT: hash of the authenticated code module's registers.
     TxtBiosAcRegData = 0x40A, "TXT BIOSAC_REG_DATA";
     /// Intel TXT: status of the processor's root of trust.

@@ -30,7 +30,7 @@ impl Pins {
     /// What there is to pin in accepted evidence; of the other banks, what was pinned before.
     pub fn of(verified: &Verified, old: Option<&Pins>) -> Pins {
         let mut firmware = old.map(|old| old.firmware.clone()).unwrap_or_default();
-        firmware.insert(verified.bank(), verified.firmware());
+        firmware.insert(verified.bank(), verified.firmware().pcrs);
         Pins {
             ak_name: Digest(verified.ak_name().to_vec()),
             firmware,

@@ -34,7 +34,7 @@ impl Proved<'_> {
         self.pcrs.get(&pcr).map(|v| (pcr, v)).ok_or_else(|| Fault::pcr(pcr, "was not quoted"))
     }
 
-    fn events(&self, number: u8) -> impl Iterator<Item = &Event<'_>> {
+    pub(crate) fn events(&self, number: u8) -> impl Iterator<Item = &Event<'_>> {
         self.log.events.iter().filter(move |e| e.extends() && e.pcr.map(PcrIndex::get) == Some(number))
     }
 }

@@ -5,14 +5,17 @@
 //! not understood is a [`Rejection`]. The checks and their order are [`Check::ALL`].
 #![forbid(unsafe_code)]
 
+mod certify;
 mod content;
 mod credential;
 mod ek;
+mod firmware;
 mod quote;
 mod read;
 mod report;
 pub mod tpm;
 
+pub use certify::{TLS_CERTIFY_DATA, TlsKeyError, certified_key, tls_key};
 pub use credential::{Credential, CredentialError, SECRET_MAX_BYTES, make_credential};
 pub use ek::{EkError, check_ek};
 pub use pillar_measure::review::ExitBootServices;
@@ -28,7 +31,8 @@ use pillar_measure::hash::hash;
 use pillar_measure::review::review;
 use pillar_measure::tcg::{self, EventLog};
 use pillar_model::{
-    Bank, Binding, Digest, Evidence, PcrIndex, ReleasePredicate, Role, RootHash, StateReport,
+    Bank, Binding, Digest, Evidence, FirmwareEvent, FirmwareReference, PcrIndex, ReleasePredicate, Role,
+    RootHash, StateReport,
 };
 use report::Fault;
 use std::collections::BTreeMap;
@@ -51,6 +55,8 @@ pub const SIGNATURE_MAX_BYTES: usize = 1024;
 pub const PUBLIC_MAX_BYTES: usize = 1024;
 /// The largest SubjectPublicKeyInfo of a TLS certificate.
 pub const SPKI_MAX_BYTES: usize = 1024;
+/// Bytes of the Ed25519 key that signs heartbeats, where there is one.
+pub const HEARTBEAT_KEY_BYTES: usize = 32;
 
 /// Attributes of a pillar's AK, exactly (`agent/tpm` makes it).
 pub const AK_ATTRIBUTES: u32 = attribute::FIXED_TPM
@@ -71,10 +77,8 @@ pub struct Policy<'a> {
     pub releases: &'a [&'a ReleasePredicate],
     /// The PCR bank; SHA-1 is refused.
     pub bank: Bank,
-    /// Roots of the TPM manufacturers that are trusted, as DER.
-    pub ek_roots: &'a [Vec<u8>],
-    /// Certificates between them and the EKs', as DER. Not trusted by themselves.
-    pub ek_intermediates: &'a [Vec<u8>],
+    /// Why the EK is believed to be a TPM's.
+    pub ek: EkTrust<'a>,
     /// How it is known that the AK is in the TPM of the EK.
     pub same_tpm: SameTpm<'a>,
     /// What the firmware's PCRs must be.
@@ -83,10 +87,35 @@ pub struct Policy<'a> {
     pub state: StateVolume<'a>,
     /// Whether the firmware's log must end with the end of the boot services.
     pub exit_boot_services: ExitBootServices,
-    /// Clock and counters of this pillar's last accepted evidence.
+    /// TPM firmware versions, as quotes tell them, that are known to be broken.
+    pub denied_tpm_firmware: &'a [u64],
+    /// Clock and counters of this pillar's last accepted evidence, perhaps of an earlier boot: they only count up.
     pub previous: Option<Counters>,
-    /// Now, in seconds since 1970, for the certificates' dates.
-    pub now_unix_s: u64,
+    /// Clock and counters of the evidence that opened the session on which this evidence came: the TPM was not reset
+    /// since, so that both counters are the same.
+    pub session: Option<Counters>,
+}
+
+/// Why the EK is believed to be a TPM's.
+#[derive(Debug, Clone, Copy)]
+pub enum EkTrust<'a> {
+    /// A manufacturer's certificate says so.
+    Chain {
+        /// Roots of the TPM manufacturers that are trusted, as DER.
+        roots: &'a [Vec<u8>],
+        /// Certificates between them and the EKs', as DER. Not trusted by themselves.
+        intermediates: &'a [Vec<u8>],
+        /// SHA-256 of the `TPMT_PUBLIC` of the EKs that alone are trusted; empty: every one with a good certificate.
+        allowed: &'a [Digest],
+        /// Now, in seconds since 1970, for the certificates' dates.
+        now_unix_s: u64,
+    },
+    /// It is the enrolled one, whose certificate was checked when its machine was admitted. The evidence need not bring
+    /// the certificate; one that it brings is not looked at.
+    Row {
+        /// The row's EK, as `TPMT_PUBLIC`.
+        ek_public: &'a [u8],
+    },
 }
 
 /// How it is known that the AK is in the TPM of the EK.
@@ -94,7 +123,7 @@ pub struct Policy<'a> {
 pub enum SameTpm<'a> {
     /// The TPM gave back this secret, which was wrapped by [`make_credential`] for the EK and the AK's name.
     Activated(&'a [u8]),
-    /// The AK has this name, which an earlier activation proved (offline verification).
+    /// The AK has this name, which an earlier activation proved (enrolled machines, offline verification).
     PinnedAk(&'a [u8]),
 }
 
@@ -103,8 +132,8 @@ pub enum SameTpm<'a> {
 pub enum Firmware<'a> {
     /// Anything that the log explains; the values are returned, to be pinned.
     Learn,
-    /// These values: all of the PCRs must be named.
-    Pinned(&'a BTreeMap<PcrIndex, Digest>),
+    /// These values: all of the PCRs must be named. With its events a change can be named as well.
+    Pinned(&'a FirmwareReference),
 }
 
 /// What the state volume must be.
@@ -129,8 +158,10 @@ pub struct Verified {
     ek_issuers: Vec<String>,
     counters: Counters,
     pcrs: BTreeMap<PcrIndex, Digest>,
+    firmware_events: Vec<FirmwareEvent>,
     node_settings: Option<String>,
     state_volume: String,
+    heartbeat_key: Vec<u8>,
 }
 
 impl Verified {
@@ -182,14 +213,12 @@ impl Verified {
         &self.pcrs
     }
 
-    /// The firmware's PCRs: what to pin.
+    /// The firmware's PCRs with their events: what to pin.
     #[must_use]
-    pub fn firmware(&self) -> BTreeMap<PcrIndex, Digest> {
-        self.pcrs
-            .iter()
-            .filter(|(pcr, _)| FIRMWARE_PCRS.contains(&pcr.get()))
-            .map(|(pcr, value)| (*pcr, value.clone()))
-            .collect()
+    pub fn firmware(&self) -> FirmwareReference {
+        let firmware = self.pcrs.iter().filter(|(pcr, _)| FIRMWARE_PCRS.contains(&pcr.get()));
+        let pcrs = firmware.map(|(pcr, value)| (*pcr, value.clone())).collect();
+        FirmwareReference { pcrs, events: self.firmware_events.clone() }
     }
 
     /// The state volume as measured: what to pin.
@@ -203,11 +232,18 @@ impl Verified {
     pub fn node_settings(&self) -> Option<&str> {
         self.node_settings.as_deref()
     }
+
+    /// The Ed25519 key that signs this pillar's heartbeats; empty when the evidence named none.
+    #[must_use]
+    pub fn heartbeat_key(&self) -> &[u8] {
+        &self.heartbeat_key
+    }
 }
 
-/// What a quote must have signed: the challenge, this connection with both ends' keys, and both logs.
+/// What a quote must have signed: the challenge, this connection with both ends' keys, both logs, and the key of the
+/// heartbeats (empty, or [`HEARTBEAT_KEY_BYTES`]).
 #[must_use]
-pub fn qualifying_data(binding: &Binding, event_log: &[u8], cel: &[u8]) -> [u8; 32] {
+pub fn qualifying_data(binding: &Binding, event_log: &[u8], cel: &[u8], heartbeat_key: &[u8]) -> [u8; 32] {
     let sha256 = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes);
     let role = match binding.role {
         Role::Server => 0,
@@ -220,7 +256,7 @@ pub fn qualifying_data(binding: &Binding, event_log: &[u8], cel: &[u8]) -> [u8; 
     // Lengths over 4 GiB do not exist in memory that a handshake filled; `verify` demands 32 bytes.
     context.update(&u32::try_from(binding.exporter.len()).unwrap_or(u32::MAX).to_be_bytes());
     context.update(&binding.exporter);
-    for bytes in [&binding.attester_spki, &binding.verifier_spki, event_log, cel] {
+    for bytes in [&binding.attester_spki, &binding.verifier_spki, event_log, cel, heartbeat_key] {
         context.update(sha256(bytes).as_ref());
     }
     let mut data = [0; 32];
@@ -263,9 +299,9 @@ impl Run {
                 self.report.set(check, Verdict::Passed, words);
                 Ok(value)
             }
-            Err(Fault { pcr, event, reason }) => {
+            Err(Fault { pcr, event, reason, changed }) => {
                 self.report.set(check, Verdict::Failed, reason.clone());
-                Err(Rejection { check, pcr, event, reason, hint: check.hint() })
+                Err(Rejection { check, pcr, event, reason, changed, hint: check.hint() })
             }
         }
     }
@@ -283,17 +319,22 @@ impl Run {
         self.check(Check::SameTpm, || same_tpm(evidence, &ak, policy))?;
         self.check(Check::Signature, || {
             check_signature(&ak, &evidence.attest, &evidence.signature)?;
+            // In another hierarchy a key outlives no clear of the owner's, and the TPM hides its counters from it.
+            if quote.qualified_signer != tpm::endorsement_primary(&ak) {
+                return Err(Fault::new("the AK is not a primary key of the endorsement hierarchy"));
+            }
             Ok(((), "ECDSA P-256 over the quote, by the AK".into()))
         })?;
         self.check(Check::Challenge, || {
-            check_nonce(&quote, &qualifying_data(binding, &evidence.event_log, &evidence.cel))?;
+            let Evidence { event_log, cel, heartbeat_key, .. } = evidence;
+            check_nonce(&quote, &qualifying_data(binding, event_log, cel, heartbeat_key))?;
             Ok(((), format!("fresh nonce {}, this connection, these logs", binding.nonce)))
         })?;
         self.check(Check::Selection, || {
             check_selection(&quote, &evidence_selection(policy.bank))?;
             Ok(((), format!("{} PCRs {:?}", policy.bank, pcr::QUOTED)))
         })?;
-        self.check(Check::Counters, || counters(quote.counters, policy.previous))?;
+        self.check(Check::Counters, || counters(quote.counters, policy))?;
         let (log, cel) = self.check(Check::Logs, || logs(evidence))?;
         let pcrs = self.check(Check::Replay, || replay(&log, &cel, &quote, policy.bank))?;
         let proved = Proved { bank: policy.bank, log: &log, cel: &cel, pcrs: &pcrs };
@@ -314,7 +355,7 @@ impl Run {
             content::secure_boot(&proved, release)?;
             Ok(((), "on, with the release's PK, KEK and db alone".into()))
         })?;
-        self.check(Check::Firmware, || firmware(&pcrs, policy.firmware))?;
+        let firmware_events = self.check(Check::Firmware, || firmware::check(&proved, policy.firmware))?;
         Ok(Verified {
             version: release.version.clone(),
             flavour: release.flavour.clone(),
@@ -324,8 +365,10 @@ impl Run {
             ek_issuers,
             counters: quote.counters,
             pcrs,
+            firmware_events,
             node_settings,
             state_volume,
+            heartbeat_key: evidence.heartbeat_key.clone(),
         })
     }
 }
@@ -336,7 +379,6 @@ fn sizes(evidence: &Evidence, binding: &Binding, policy: &Policy<'_>) -> Found<(
         ("signature", evidence.signature.len(), SIGNATURE_MAX_BYTES),
         ("AK", evidence.ak_public.len(), PUBLIC_MAX_BYTES),
         ("EK", evidence.ek_public.len(), PUBLIC_MAX_BYTES),
-        ("EK certificate", evidence.ek_certificate.len(), ek::CERTIFICATE_MAX_BYTES),
         ("event log", evidence.event_log.len(), tcg::LOG_MAX_BYTES),
         ("own event log", evidence.cel.len(), cel::LOG_MAX_BYTES),
         ("attester's TLS key", binding.attester_spki.len(), SPKI_MAX_BYTES),
@@ -345,6 +387,23 @@ fn sizes(evidence: &Evidence, binding: &Binding, policy: &Policy<'_>) -> Found<(
         if len == 0 || len > limit {
             return Err(Fault::new(format!("{name} has {len} bytes; 1 to {limit} are allowed")));
         }
+    }
+    let certificate = evidence.ek_certificate.len();
+    let least = match policy.ek {
+        EkTrust::Chain { .. } => 1,
+        EkTrust::Row { .. } => 0,
+    };
+    if !(least..=ek::CERTIFICATE_MAX_BYTES).contains(&certificate) {
+        let limit = ek::CERTIFICATE_MAX_BYTES;
+        return Err(Fault::new(format!(
+            "EK certificate has {certificate} bytes; {least} to {limit} are allowed"
+        )));
+    }
+    let heartbeat_key = evidence.heartbeat_key.len();
+    if ![0, HEARTBEAT_KEY_BYTES].contains(&heartbeat_key) {
+        return Err(Fault::new(format!(
+            "heartbeat key has {heartbeat_key} bytes; none or {HEARTBEAT_KEY_BYTES} are allowed"
+        )));
     }
     if evidence.activated.len() > SECRET_MAX_BYTES || binding.verifier_spki.len() > SPKI_MAX_BYTES {
         return Err(Fault::new("activation secret or verifier's TLS key is too long"));
@@ -392,10 +451,23 @@ fn attestation_key_of_a_pillar(ak: &Public) -> Found<()> {
 }
 
 fn ek_certificate(evidence: &Evidence, ek: &Public, policy: &Policy<'_>) -> Found<Vec<String>> {
-    let (roots, intermediates) = (policy.ek_roots, policy.ek_intermediates);
-    let issuers = check_ek(&evidence.ek_certificate, &ek.key, roots, intermediates, policy.now_unix_s)?;
-    let words = format!("for this EK, issued by {}", issuers.join(" ← "));
-    Ok((issuers, words))
+    match policy.ek {
+        EkTrust::Chain { roots, intermediates, allowed, now_unix_s } => {
+            let digest = hash(Bank::Sha256, &[&evidence.ek_public]);
+            if !allowed.is_empty() && !allowed.contains(&digest) {
+                return Err(Fault::new(format!(
+                    "EK {digest} is not on the list of those that alone are trusted"
+                )));
+            }
+            let issuers = check_ek(&evidence.ek_certificate, &ek.key, roots, intermediates, now_unix_s)?;
+            let words = format!("for this EK, issued by {}", issuers.join(" ← "));
+            Ok((issuers, words))
+        }
+        EkTrust::Row { ek_public } if ek_public == evidence.ek_public => {
+            Ok((Vec::new(), "the EK is the enrolled one, whose certificate was checked then".into()))
+        }
+        EkTrust::Row { .. } => Err(Fault::new("the EK is another than the enrolled one")),
+    }
 }
 
 fn same_tpm(evidence: &Evidence, ak: &Public, policy: &Policy<'_>) -> Found<()> {
@@ -413,14 +485,28 @@ fn same_tpm(evidence: &Evidence, ak: &Public, policy: &Policy<'_>) -> Found<()> 
     }
 }
 
-/// Nothing that only counts up may have gone down (TPM 2.0 part 1, section 36).
-fn counters(now: Counters, previous: Option<Counters>) -> Found<()> {
+/// Nothing that only counts up may have gone down (TPM 2.0 part 1, section 36), and on a live session the TPM was not
+/// reset.
+fn counters(now: Counters, policy: &Policy<'_>) -> Found<()> {
+    if policy.denied_tpm_firmware.contains(&now.firmware_version) {
+        let version = now.firmware_version;
+        return Err(Fault::new(format!("TPM firmware version {version:#x} is on the deny list")));
+    }
+    if let Some(before) = policy.previous {
+        only_up(now, before)?;
+    }
+    if let Some(opened) = policy.session {
+        same_boot(now, opened)?;
+    }
     let safe = if now.safe { "" } else { "; the clock was not stopped cleanly before" };
     let words = format!(
         "clock {} ms, {} resets, {} restarts, firmware {:#x}{safe}",
         now.clock_ms, now.reset_count, now.restart_count, now.firmware_version
     );
-    let Some(before) = previous else { return Ok(((), words)) };
+    Ok(((), words))
+}
+
+fn only_up(now: Counters, before: Counters) -> Result<(), Fault> {
     let went_back =
         |what: &str, from: u64, to: u64| Err(Fault::new(format!("{what} went back from {from} to {to}")));
     if now.firmware_version < before.firmware_version {
@@ -437,7 +523,29 @@ fn counters(now: Counters, previous: Option<Counters>) -> Found<()> {
     if now.clock_ms < before.clock_ms && (same_reset || now.safe) {
         return went_back("clock", before.clock_ms, now.clock_ms);
     }
-    Ok(((), words))
+    Ok(())
+}
+
+/// A TPM that was reset under a running system can be extended with any golden values: its counters tell.
+fn same_boot(now: Counters, opened: Counters) -> Result<(), Fault> {
+    let moved = |what: &str, from: u64, to: u64| {
+        let reason = format!("{what} moved from {from} to {to}: the TPM was reset since the session began");
+        Err(Fault::new(reason))
+    };
+    if now.reset_count != opened.reset_count {
+        return moved("reset counter", opened.reset_count.into(), now.reset_count.into());
+    }
+    if now.restart_count != opened.restart_count {
+        return moved("restart counter", opened.restart_count.into(), now.restart_count.into());
+    }
+    if now.firmware_version != opened.firmware_version {
+        return moved("TPM firmware version", opened.firmware_version, now.firmware_version);
+    }
+    if now.clock_ms < opened.clock_ms {
+        let (from, to) = (opened.clock_ms, now.clock_ms);
+        return Err(Fault::new(format!("clock went back from {from} to {to} in one session")));
+    }
+    Ok(())
 }
 
 fn logs(evidence: &Evidence) -> Found<(EventLog<'_>, CelLog)> {
@@ -489,6 +597,7 @@ fn events(proved: &Proved<'_>, policy: &Policy<'_>) -> Found<()> {
             Some(pcr) => format!("PCR {pcr}: {objection}"),
             None => objection.to_string(),
         },
+        changed: None,
     })?;
     content::phases(proved.cel)?;
     Ok(((), "only events that belong there, in order; every phase up to ready".into()))
@@ -516,22 +625,4 @@ fn state(proved: &Proved<'_>, policy: StateVolume<'_>) -> Found<String> {
         StateVolume::Learn | StateVolume::Any => format!("{uuid}, learnt; PCR 15 is closed"),
     };
     Ok((measured, words))
-}
-
-fn firmware(pcrs: &BTreeMap<PcrIndex, Digest>, firmware: Firmware<'_>) -> Found<()> {
-    let Firmware::Pinned(pinned) = firmware else {
-        return Ok(((), "PCR 0 to 3 and 5 learnt, not compared".into()));
-    };
-    for number in FIRMWARE_PCRS {
-        let pcr = content::index(number)?;
-        match (pcrs.get(&pcr), pinned.get(&pcr)) {
-            (_, None) => return Err(Fault::pcr(pcr, "has no pinned value")),
-            (Some(found), Some(pinned)) if found == pinned => {}
-            (found, Some(pinned)) => {
-                let found = found.map(ToString::to_string).unwrap_or_default();
-                return Err(Fault::pcr(pcr, format!("is {found}, {pinned} is pinned")));
-            }
-        }
-    }
-    Ok(((), "PCR 0 to 3 and 5 are the pinned ones".into()))
 }

@@ -1,7 +1,7 @@
 //! One quote against one challenge: key, signature, challenge, selection. [`crate::verify`] uses these steps, in this
 //! order; [`check_quote`] is all of them for tools and tests.
 
-use crate::tpm::{Curve, NotAQuote, Public, PublicKey, Quote, Scheme, Signature, attribute};
+use crate::tpm::{Curve, Public, PublicKey, Quote, Scheme, Signature, WrongAttest, attribute};
 use pillar_model::{Bank, Digest};
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
@@ -18,7 +18,7 @@ pub(crate) const RSA_EXPONENT: [u8; 3] = [1, 0, 1];
 pub enum QuoteError {
     /// Not a quote at all.
     #[error(transparent)]
-    NotAQuote(#[from] NotAQuote),
+    NotAQuote(#[from] WrongAttest),
     /// The key's structure cannot be read.
     #[error("TPMT_PUBLIC of the AK {0}")]
     Key(crate::Malformed),

@@ -152,6 +152,8 @@ pub struct Rejection {
     pub event: Option<usize>,
     /// Why, in words.
     pub reason: String,
+    /// The change of the firmware's measurements in words, where it is about one that can be named.
+    pub changed: Option<String>,
     /// What to do.
     pub hint: &'static str,
 }
@@ -161,15 +163,16 @@ pub(crate) struct Fault {
     pub(crate) pcr: Option<PcrIndex>,
     pub(crate) event: Option<usize>,
     pub(crate) reason: String,
+    pub(crate) changed: Option<String>,
 }
 
 impl Fault {
     pub(crate) fn new(reason: impl fmt::Display) -> Self {
-        Self { pcr: None, event: None, reason: reason.to_string() }
+        Self { pcr: None, event: None, reason: reason.to_string(), changed: None }
     }
 
     pub(crate) fn pcr(index: PcrIndex, reason: impl fmt::Display) -> Self {
-        Self { pcr: Some(index), event: None, reason: format!("PCR {index}: {reason}") }
+        Self { pcr: Some(index), event: None, reason: format!("PCR {index}: {reason}"), changed: None }
     }
 
     pub(crate) fn at(mut self, event: usize) -> Self {

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub const MAGIC: u32 = 0xFF54_4347;
 /// `TPM_ST_ATTEST_QUOTE`.
 pub const ST_QUOTE: u16 = 0x8018;
+/// `TPM_ST_ATTEST_CERTIFY`.
+pub const ST_CERTIFY: u16 = 0x8017;
+/// `TPM_RH_ENDORSEMENT`.
+const RH_ENDORSEMENT: u32 = 0x4000_000B;
 
 const ALG_RSA: u16 = 0x0001;
 const ALG_AES: u16 = 0x0006;
@@ -292,7 +296,61 @@ pub struct Counters {
     pub firmware_version: u64,
 }
 
-/// The head of a `TPMS_ATTEST`, of whatever type it is, and of a quote the rest.
+/// What every `TPMS_ATTEST` has, behind its magic and type (part 2, section 10.12.12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Name of the key that signed, with its hierarchy.
+    pub qualified_signer: Vec<u8>,
+    /// What the challenger wanted signed.
+    pub extra_data: Vec<u8>,
+    /// Clock and counters.
+    pub counters: Counters,
+}
+
+/// Why bytes are not the attestation that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WrongAttest {
+    /// The structure was not made by a TPM.
+    #[error("magic is {0:#010x}, not TPM_GENERATED: the TPM did not make this structure")]
+    Magic(u32),
+    /// Another kind: a quote, a certification, a time stamp, an audit …
+    #[error("attestation of type {found:#06x}, not {wanted}")]
+    Type {
+        /// What was wanted, in words.
+        wanted: &'static str,
+        /// `TPMI_ST_ATTEST` that was found.
+        found: u16,
+    },
+    /// Malformed.
+    #[error("TPMS_ATTEST {0}")]
+    Malformed(#[from] Malformed),
+}
+
+impl Head {
+    fn read(reader: &mut Reader<'_>, kind: u16, wanted: &'static str) -> Result<Self, WrongAttest> {
+        let magic = reader.u32()?;
+        if magic != MAGIC {
+            return Err(WrongAttest::Magic(magic));
+        }
+        let found = reader.u16()?;
+        if found != kind {
+            return Err(WrongAttest::Type { wanted, found });
+        }
+        let qualified_signer = reader.sized("qualified signer", NAME_MAX)?.to_vec();
+        let extra_data = reader.sized("extra data", DIGEST_MAX)?.to_vec();
+        let (clock_ms, reset_count, restart_count) = (reader.u64()?, reader.u32()?, reader.u32()?);
+        let safe = match reader.u8()? {
+            0 => false,
+            1 => true,
+            value => return Err(Malformed::Value { field: "safe", value: value.into() }.into()),
+        };
+        let firmware_version = reader.u64()?;
+        let counters = Counters { clock_ms, reset_count, restart_count, safe, firmware_version };
+        Ok(Self { qualified_signer, extra_data, counters })
+    }
+}
+
+/// A `TPMS_ATTEST` that is a quote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quote {
     /// Name of the key that signed, with its hierarchy.
@@ -307,52 +365,17 @@ pub struct Quote {
     pub pcr_digest: Digest,
 }
 
-/// Why bytes are not a quote.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotAQuote {
-    /// The structure was not made by a TPM.
-    #[error("magic is {0:#010x}, not TPM_GENERATED: the TPM did not make this structure")]
-    Magic(u32),
-    /// A certification, a time stamp, an audit …
-    #[error("attestation of type {0:#06x}, not a quote (0x8018)")]
-    Type(u16),
-    /// Malformed.
-    #[error("TPMS_ATTEST {0}")]
-    Malformed(#[from] Malformed),
-}
-
 impl Quote {
     /// Parses a `TPMS_ATTEST` that is a quote, whole.
-    pub fn parse(bytes: &[u8]) -> Result<Self, NotAQuote> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, WrongAttest> {
         let mut reader = Reader::new(bytes);
-        let magic = reader.u32()?;
-        if magic != MAGIC {
-            return Err(NotAQuote::Magic(magic));
-        }
-        let kind = reader.u16()?;
-        if kind != ST_QUOTE {
-            return Err(NotAQuote::Type(kind));
-        }
-        let quote = Self::body(&mut reader)?;
-        reader.end()?;
-        Ok(quote)
-    }
-
-    fn body(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let qualified_signer = reader.sized("qualified signer", NAME_MAX)?.to_vec();
-        let extra_data = reader.sized("extra data", DIGEST_MAX)?.to_vec();
-        let (clock_ms, reset_count, restart_count) = (reader.u64()?, reader.u32()?, reader.u32()?);
-        let safe = match reader.u8()? {
-            0 => false,
-            1 => true,
-            value => return Err(Malformed::Value { field: "safe", value: value.into() }),
-        };
-        let firmware_version = reader.u64()?;
+        let Head { qualified_signer, extra_data, counters } =
+            Head::read(&mut reader, ST_QUOTE, "a quote (0x8018)")?;
         let start = reader.offset();
         let count = reader.u32()?;
         // As many banks as a TPM can have; what is right is for the policy to say.
         if count > 16 {
-            return Err(Malformed::Value { field: "number of banks", value: count.into() });
+            return Err(Malformed::Value { field: "number of banks", value: count.into() }.into());
         }
         for _ in 0..count {
             let _hash = reader.u16()?;
@@ -361,9 +384,43 @@ impl Quote {
         }
         let selection = reader.since(start).to_vec();
         let pcr_digest = Digest(reader.sized("PCR digest", DIGEST_MAX)?.to_vec());
-        let counters = Counters { clock_ms, reset_count, restart_count, safe, firmware_version };
+        reader.end()?;
         Ok(Self { qualified_signer, extra_data, counters, selection, pcr_digest })
     }
+}
+
+/// A `TPMS_ATTEST` that certifies a key: `TPM2_Certify`'s.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certification {
+    /// Head.
+    pub head: Head,
+    /// Name of the key that is certified.
+    pub name: Vec<u8>,
+    /// Its name with its parents'.
+    pub qualified_name: Vec<u8>,
+}
+
+impl Certification {
+    /// Parses a `TPMS_ATTEST` that certifies a key, whole.
+    pub fn parse(bytes: &[u8]) -> Result<Self, WrongAttest> {
+        let mut reader = Reader::new(bytes);
+        let head = Head::read(&mut reader, ST_CERTIFY, "a certification (0x8017)")?;
+        let name = reader.sized("name", NAME_MAX)?.to_vec();
+        let qualified_name = reader.sized("qualified name", NAME_MAX)?.to_vec();
+        reader.end()?;
+        Ok(Self { head, name, qualified_name })
+    }
+}
+
+/// The qualified name of a primary key of the endorsement hierarchy (part 1, section 26.5): the hash over the hierarchy's
+/// handle and the key's name.
+#[must_use]
+pub fn endorsement_primary(key: &Public) -> Vec<u8> {
+    let algorithm = if key.name_alg == Bank::Sha384 { &SHA384 } else { &SHA256 };
+    let mut context = ring::digest::Context::new(algorithm);
+    context.update(&RH_ENDORSEMENT.to_be_bytes());
+    context.update(key.name());
+    [&key.name_alg.alg_id().to_be_bytes(), context.finish().as_ref()].concat()
 }
 
 /// The canonical `TPML_PCR_SELECTION` of these PCRs in one bank: three bytes of bits, as PC Client TPMs write it.

@@ -8,10 +8,10 @@ use pillar_layout::{pcr::QUOTED, phase};
 use pillar_measure::cel::CelLog;
 use pillar_measure::hash::hash;
 use pillar_measure::tcg::EventLog;
-use pillar_model::{Bank, Binding, Digest, Evidence, Nonce, ReleasePredicate, Role};
+use pillar_model::{Bank, Binding, Digest, Evidence, FirmwareReference, Nonce, ReleasePredicate, Role};
 use pillar_verify::{
-    AK_ATTRIBUTES, Check, Counters, ExitBootServices, Firmware, Policy, Rejection, SameTpm, StateVolume,
-    Verdict, Verified, ak_name, evidence_selection, judge, qualifying_data, tpm, verify,
+    AK_ATTRIBUTES, Check, Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, SameTpm,
+    StateVolume, Verdict, Verified, ak_name, evidence_selection, judge, qualifying_data, tpm, verify,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
@@ -62,6 +62,7 @@ struct Machine {
     event_log: Vec<u8>,
     cel: Vec<u8>,
     counters: Counters,
+    heartbeat_key: Vec<u8>,
 }
 
 struct Authority {
@@ -122,6 +123,7 @@ impl Machine {
             pcrs: BTreeMap::new(),
             event_log: boot::EVENT_LOG.to_vec(),
             cel: own_log(&phase::ALL, &[]).into_bytes(),
+            heartbeat_key: vec![0x77; 32],
             counters: Counters {
                 clock_ms: 5000,
                 reset_count: 3,
@@ -142,15 +144,21 @@ impl Machine {
         self.pcrs = QUOTED.map(|i| (i, pcrs.get(&pcr(i)).cloned().unwrap_or_else(zero))).into();
     }
 
+    /// The AK's name below the endorsement hierarchy.
+    fn qualified_signer(&self) -> Vec<u8> {
+        let name = ak_name(&self.ak_public).unwrap();
+        [&[0, 0x0B][..], &hash(Bank::Sha256, &[&[0x40, 0, 0, 0x0B], &name]).0].concat()
+    }
+
     /// The evidence for a challenge, as the machine's own TPM would sign it.
     fn evidence(&self, binding: &Binding, certificate: Vec<u8>) -> Evidence {
         let values: Vec<&[u8]> = self.pcrs.values().map(|v| v.0.as_slice()).collect();
-        let nonce = qualifying_data(binding, &self.event_log, &self.cel);
+        let nonce = qualifying_data(binding, &self.event_log, &self.cel, &self.heartbeat_key);
         let counters = &self.counters;
         let attest = [
             tpm::MAGIC.to_be_bytes().as_slice(),
             &tpm::ST_QUOTE.to_be_bytes(),
-            &sized(&[&[0, 0x0B][..], &[0x42; 32]].concat()),
+            &sized(&self.qualified_signer()),
             &sized(&nonce),
             &counters.clock_ms.to_be_bytes(),
             &counters.reset_count.to_be_bytes(),
@@ -173,7 +181,7 @@ impl Machine {
             activated: SECRET.to_vec(),
             event_log: self.event_log.clone(),
             cel: self.cel.clone(),
-            heartbeat_key: Vec::new(),
+            heartbeat_key: self.heartbeat_key.clone(),
         }
     }
 }
@@ -213,18 +221,23 @@ impl Case {
         self
     }
 
+    fn chain(&self, now_unix_s: u64) -> EkTrust<'_> {
+        let (roots, intermediates) = (&self.roots, &self.intermediates);
+        EkTrust::Chain { roots, intermediates, allowed: &[], now_unix_s }
+    }
+
     fn with_policy<T>(&self, use_it: impl FnOnce(Policy<'_>) -> T) -> T {
         use_it(Policy {
             releases: &[&self.release],
             bank: Bank::Sha256,
-            ek_roots: &self.roots,
-            ek_intermediates: &self.intermediates,
+            ek: self.chain(NOW),
             same_tpm: SameTpm::Activated(&SECRET),
             firmware: Firmware::Learn,
             state: StateVolume::Learn,
             exit_boot_services: ExitBootServices::Required,
+            denied_tpm_firmware: &[],
             previous: None,
-            now_unix_s: NOW,
+            session: None,
         })
     }
 
@@ -285,7 +298,7 @@ fn good_evidence_is_verified() {
     assert_eq!(verified.ak_name(), ak_name(&case.evidence.ak_public).unwrap());
     assert_eq!(verified.node_settings(), None);
     let firmware = verified.firmware();
-    assert_eq!(firmware[&pcr(0)], at_kernel_start(0));
+    assert_eq!(firmware.pcrs[&pcr(0)], at_kernel_start(0));
     case.with_policy(|policy| {
         let policy = Policy { firmware: Firmware::Pinned(&firmware), ..policy };
         let policy = Policy { same_tpm: SameTpm::PinnedAk(verified.ak_name()), ..policy };
@@ -431,9 +444,15 @@ fn ek_certificates_that_prove_nothing_are_refused() {
     let impostor = CertifiedIssuer::signed_by(named("intermediate"), key, &case.authority.root).unwrap();
     case.intermediates = [impostor.der().to_vec()];
     case.refused(Check::EkCertificate, "is not a certificate authority");
-    Case::new().policy_refused(Check::EkCertificate, "0 roots", |p| p.ek_roots = &[]);
-    Case::new()
-        .policy_refused(Check::EkCertificate, "certificate is valid from", |p| p.now_unix_s = 3_000_000_000);
+    Case::new().policy_refused(Check::EkCertificate, "0 roots", |p| {
+        p.ek = EkTrust::Chain { roots: &[], intermediates: &[], allowed: &[], now_unix_s: NOW };
+    });
+    let case = Case::new();
+    let verdict = case.with_policy(|p| {
+        let policy = Policy { ek: case.chain(3_000_000_000), ..p };
+        verify(&case.evidence, &case.binding, &policy)
+    });
+    assert!(verdict.unwrap_err().reason.contains("certificate is valid from"));
 }
 
 #[test]
@@ -650,8 +669,8 @@ fn secure_boot_is_judged_by_content() {
 fn firmware_is_compared_with_what_is_pinned() {
     let case = Case::new();
     let mut pinned = case.verify().unwrap().firmware();
-    pinned.insert(pcr(1), digest(&"22".repeat(32)));
-    let judge = |pinned: &BTreeMap<_, _>| {
+    pinned.pcrs.insert(pcr(1), digest(&"22".repeat(32)));
+    let judge = |pinned: &FirmwareReference| {
         case.with_policy(|p| {
             verify(&case.evidence, &case.binding, &Policy { firmware: Firmware::Pinned(pinned), ..p })
                 .unwrap_err()
@@ -659,7 +678,7 @@ fn firmware_is_compared_with_what_is_pinned() {
     };
     let rejection = judge(&pinned);
     assert_eq!((rejection.check, rejection.pcr), (Check::Firmware, Some(pcr(1))));
-    pinned.remove(&pcr(0));
+    pinned.pcrs.remove(&pcr(0));
     assert!(judge(&pinned).reason.contains("has no pinned value"));
 }
 

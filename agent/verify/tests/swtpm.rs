@@ -11,8 +11,8 @@ use pillar_measure::tcg::EventLog;
 use pillar_model::{Bank, Evidence};
 use pillar_tools::Tools;
 use pillar_verify::{
-    ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verdict, ak_name, judge, make_credential,
-    qualifying_data,
+    EkTrust, ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verdict, ak_name, judge,
+    make_credential, qualifying_data,
 };
 use ring::rand::SystemRandom;
 use std::fmt::Write as _;
@@ -206,7 +206,7 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
     );
     let secret = [0x33; 32];
     let activated = tpm.activate(&secret, POLICY_A);
-    let nonce = qualifying_data(&boot::binding(), &boot::EVENT_LOG, own.as_bytes());
+    let nonce = qualifying_data(&boot::binding(), &boot::EVENT_LOG, own.as_bytes(), &[]);
     let pcrs = pcr::QUOTED.map(|i| i.to_string()).join(",");
     tpm.script(&format!(
         "tpm2_quote -Q -c ak.ctx -l sha256:{pcrs} -q {} -m attest -s signature -f tss",
@@ -229,14 +229,14 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
     let policy = Policy {
         releases: &[&release],
         bank: Bank::Sha256,
-        ek_roots: &roots,
-        ek_intermediates: &issuers,
+        ek: EkTrust::Chain { roots: &roots, intermediates: &issuers, allowed: &[], now_unix_s: now() },
         same_tpm: SameTpm::Activated(&secret),
         firmware: Firmware::Learn,
         state: StateVolume::Learn,
         exit_boot_services: ExitBootServices::Required,
+        denied_tpm_firmware: &[],
         previous: None,
-        now_unix_s: now(),
+        session: None,
     };
     let (report, verdict) = judge(&evidence, &boot::binding(), &policy);
     for line in &report.checks {
@@ -246,9 +246,10 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
     assert!(report.checks.iter().all(|line| line.verdict == Verdict::Passed));
     assert_eq!(verified.node_settings(), Some(boot::NODE_SETTINGS));
     assert_eq!(verified.ek_issuers(), ["CN=swtpm-localca", "CN=swtpm-localca-rootca"]);
-    assert_eq!(verified.firmware().len(), 5);
+    assert_eq!(verified.firmware().pcrs.len(), 5);
 
-    let without = Policy { ek_intermediates: &[], ..policy.clone() };
+    let chain = EkTrust::Chain { roots: &roots, intermediates: &[], allowed: &[], now_unix_s: now() };
+    let without = Policy { ek: chain, ..policy.clone() };
     let refused = judge(&evidence, &boot::binding(), &without).1.unwrap_err();
     assert!(refused.reason.contains("does not lead to a trusted root"), "{refused}");
 }
