@@ -339,6 +339,35 @@ impl TryFrom<proto::EvidenceReply> for Evidence {
     }
 }
 
+/// What a pillar shows another one. Keys and certificate stay at home: the peer has them in the member's row.
+impl From<Evidence> for proto::PeerEvidence {
+    fn from(evidence: Evidence) -> Self {
+        Self {
+            attest: evidence.attest,
+            signature: evidence.signature,
+            event_log: evidence.event_log,
+            cel: evidence.cel,
+            heartbeat_key: evidence.heartbeat_key,
+        }
+    }
+}
+
+impl TryFrom<proto::PeerEvidence> for Evidence {
+    type Error = FieldError;
+    fn try_from(message: proto::PeerEvidence) -> Result<Self, FieldError> {
+        bounded("cel", limit::CEL_BYTES, message.cel.len())?;
+        array::<{ limit::HEARTBEAT_KEY_BYTES }>("heartbeat_key", &message.heartbeat_key)?;
+        Ok(Evidence {
+            attest: bytes("attest", limit::TPM_STRUCTURE_BYTES, message.attest)?,
+            signature: bytes("signature", limit::TPM_STRUCTURE_BYTES, message.signature)?,
+            event_log: bytes("event_log", limit::EVENT_LOG_BYTES, message.event_log)?,
+            cel: message.cel,
+            heartbeat_key: message.heartbeat_key,
+            ..Evidence::default()
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,8 @@ pub const CERTIFICATE_BYTES: usize = 8 * 1024;
 pub const TPM_STRUCTURE_BYTES: usize = 2 * 1024;
 /// The activated secret: at most one digest.
 pub const SECRET_BYTES: usize = 64;
+/// An Ed25519 public key.
+pub const HEARTBEAT_KEY_BYTES: usize = 32;
 /// A name, version, state or reason in a status.
 pub const TEXT_BYTES: usize = 1024;
 /// The report about a state volume, JSON; its recovery token has some 300 bytes for each of up to 16 operators.
