@@ -15,9 +15,21 @@ const UNIQUE: &[u8; 32] = b"pillar attestation key, v1\0\0\0\0\0\0";
 
 /// The template; with one endorsement seed it always gives the same key.
 pub(crate) fn template() -> Result<Public, Error> {
-    let attributes = crate::attributes(
-        ObjectAttributesBuilder::new().with_user_with_auth(true).with_no_da(true).with_sign_encrypt(true),
-    )?;
+    signing_key(UNIQUE, true)
+}
+
+/// A signing key that never leaves its TPM and that nothing but its use needs a password for, and that one is empty.
+/// A restricted one signs what the TPM itself made, and nothing else.
+pub(crate) fn signing_key(unique: &[u8; 32], restricted: bool) -> Result<Public, Error> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_restricted(restricted)
+        .with_sign_encrypt(true)
+        .build()?;
     let parameters = PublicEccParametersBuilder::new()
         .with_symmetric(SymmetricDefinitionObject::Null)
         .with_ecc_scheme(EccScheme::EcDsa(HashScheme::new(HashingAlgorithm::Sha256)))
@@ -25,7 +37,7 @@ pub(crate) fn template() -> Result<Public, Error> {
         .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
         .with_is_signing_key(true)
         .with_is_decryption_key(false)
-        .with_restricted(true)
+        .with_restricted(restricted)
         .build()?;
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::Ecc)
@@ -33,7 +45,7 @@ pub(crate) fn template() -> Result<Public, Error> {
         .with_object_attributes(attributes)
         .with_ecc_parameters(parameters)
         .with_ecc_unique_identifier(EccPoint::new(
-            EccParameter::try_from(UNIQUE.to_vec())?,
+            EccParameter::try_from(unique.to_vec())?,
             EccParameter::default(),
         ))
         .build()

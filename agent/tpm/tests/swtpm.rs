@@ -181,7 +181,7 @@ fn a_tpm_without_an_ek_certificate_is_refused_with_where_it_was_looked_for() -> 
         run(bench.tool("tpm2_nvundefine").args(["-C", "p", index]))?;
     }
     let error = Tpm::open(&bench.swtpm.tcti())?.identity().expect_err("no certificate");
-    assert!(error.to_string().contains("0x01c0000a ECC P-256, 0x01c00002 RSA-2048"), "{error}");
+    assert!(error.to_string().contains("0x01c0000a L-2 (ECC P-256), 0x01c00014 H-2"), "{error}");
     Ok(())
 }
 
