@@ -76,3 +76,7 @@ test: image (image "flavour=metal")
 # Benchmarks beside their peers (bench boot, bench flash, bench state)
 bench *args: image
     @{{ bin }}/pillar-bench "$@"
+
+# Hostile bytes for every parser, guided by coverage: fuzz [TARGET] [SECONDS]; without a target each in turn
+fuzz *args:
+    @cargo run --quiet --package pillar-fuzz --bin pillar-fuzz -- "$@"
