@@ -35,6 +35,10 @@ attest *args: programs
 console *args: programs
     @{{ bin }}/pillar-qemu console "$@"
 
+# Show and disturb the network between the machines: lab show, lab delay p1 p2 200ms, lab --help
+lab *args: programs
+    @{{ bin }}/pillar-qemu lab "$@"
+
 # Stop the machines
 down *args: programs
     @{{ bin }}/pillar-qemu down "$@"

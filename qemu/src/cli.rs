@@ -6,6 +6,7 @@ use pillar_model::Bank;
 use pillar_qemu::{DiskBus, Hardware, Nic, SECTOR_4K, SECTOR_USUAL, TpmInterface};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The flavour whose images are in out/ itself; another one's are in out/FLAVOUR.
 const DEFAULT_FLAVOUR: &str = "virt";
@@ -64,6 +65,15 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         grace: u64,
     },
+    /// Show and disturb the network between machines that were started together
+    #[command(after_help = LAB_HELP)]
+    Lab {
+        #[command(subcommand)]
+        command: Lab,
+    },
+    /// Carry the frames between the machines of a lab; `up` starts it in the background
+    #[command(hide = true)]
+    Switch,
     /// List the machines
     List,
     /// Press a machine's reset button
@@ -71,6 +81,107 @@ pub enum Command {
         /// The machine; not needed when there is one
         name: Option<String>,
     },
+}
+
+/// What the words of `lab` mean.
+const LAB_HELP: &str = "\
+WHERE:
+  p1 p2   both directions between two machines
+  p1:p2   from p1 to p2 alone
+  p1      all that p1 sends and receives
+  all     all directions between all machines
+TIME is a number with us, ms, s or m (200ms); SHARE is a percentage (20%).
+Each fault stays until it is set to 0, or until `reset`. Chance is repeatable: `reset --seed N`.";
+
+/// The words of `lab`, which are those of a script's lines too.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Lab {
+    /// Print machines, partitions, and directions with faults
+    Show {
+        /// Every direction with the counts of its frames
+        #[arg(long)]
+        all: bool,
+    },
+    /// Let frames take so much longer, in their order
+    #[command(override_usage = "pillar-qemu lab delay WHERE TIME [--jitter TIME]")]
+    Delay {
+        /// Which directions, and how long
+        #[arg(value_name = "WHERE TIME", num_args = 2..=3, required = true)]
+        words: Vec<String>,
+        /// And up to so much more or less
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+        jitter: Duration,
+    },
+    /// Lose a share of the frames
+    #[command(override_usage = "pillar-qemu lab loss WHERE SHARE")]
+    Loss {
+        /// Which directions, and how many
+        #[arg(value_name = "WHERE SHARE", num_args = 2..=3, required = true)]
+        words: Vec<String>,
+    },
+    /// Deliver a share of the frames twice
+    #[command(override_usage = "pillar-qemu lab dup WHERE SHARE")]
+    Dup {
+        /// Which directions, and how many
+        #[arg(value_name = "WHERE SHARE", num_args = 2..=3, required = true)]
+        words: Vec<String>,
+    },
+    /// Hold a share of the frames back by 20 ms, so that others overtake them
+    #[command(override_usage = "pillar-qemu lab reorder WHERE SHARE")]
+    Reorder {
+        /// Which directions, and how many
+        #[arg(value_name = "WHERE SHARE", num_args = 2..=3, required = true)]
+        words: Vec<String>,
+    },
+    /// Let so many kilobits pass in a second; 0 is no limit
+    #[command(override_usage = "pillar-qemu lab rate WHERE KBIT")]
+    Rate {
+        /// Which directions, and how many
+        #[arg(value_name = "WHERE KBIT", num_args = 2..=3, required = true)]
+        words: Vec<String>,
+    },
+    /// Keep groups of machines apart: `partition p1,p2 p3,p4`; machines in none are one more group
+    Partition {
+        /// Names with commas between them
+        #[arg(value_name = "GROUP", required = true)]
+        groups: Vec<String>,
+    },
+    /// End the partition
+    Heal,
+    /// End all faults and the partition
+    Reset {
+        /// Begin chance anew with this number
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
+    /// Do nothing for a while: for scripts
+    Wait {
+        /// How long
+        #[arg(value_name = "TIME", value_parser = duration)]
+        time: Duration,
+    },
+    /// Run the lines of a file, each of which is one of these commands; # begins a comment
+    Script {
+        /// The file; - is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Run it so many times
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        repeat: u32,
+    },
+}
+
+/// A time as people write it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0)];
+    let wrong = || format!("{text:?} is not a time: a number with us, ms, s or m, for example 200ms");
+    let (digits, unit) = units
+        .iter()
+        .find_map(|(word, unit)| Some((text.strip_suffix(word)?, unit)))
+        .filter(|(digits, _)| digits.ends_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(wrong)?;
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +228,12 @@ pub struct Up {
     /// Begin with a new disk, a new TPM and firmware as from the factory
     #[arg(long)]
     pub fresh: bool,
+    /// Without the network that several machines have in common
+    #[arg(long)]
+    pub alone: bool,
+    /// What chance begins with on the network between machines; default: any number, which is printed
+    #[arg(long, value_name = "N", conflicts_with = "alone")]
+    pub lab_seed: Option<u64>,
     /// Stay, print the console, and take the machine along when this command ends
     #[arg(long)]
     pub foreground: bool,
@@ -230,6 +347,18 @@ mod tests {
             [&["0"][..], &["33"], &["a", "a"], &["../x"], &["2", "--foreground"], &["2", "--agent-port", "1"]]
         {
             assert!(names(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, us) in
+            [("200ms", 200_000), ("1.5s", 1_500_000), ("7us", 7), ("2m", 120_000_000), ("0s", 0)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_micros(us)), "{text}");
+        }
+        for wrong in ["200", "ms", "-1s", "1h", "infs", "nans", "1 s", ""] {
+            assert!(duration(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -1,9 +1,9 @@
 //! The commands on machines that are there, and how machines are printed.
 
 use crate::cli::{Cli, Command, Output};
-use crate::up;
+use crate::{network, up};
 use anyhow::{Result, bail};
-use pillar_qemu::{Error, Mark, Record, Stopped, check_name};
+use pillar_qemu::{Error, LabFacts, Mark, Record, Stopped, check_name};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +17,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Up(options) => up::run(&run_dir, output, &options),
         Command::Console { name, no_follow } => console(&run_dir, name.as_deref(), no_follow),
         Command::Down { names, all: _, grace } => down(&run_dir, output, names, Duration::from_secs(grace)),
+        Command::Lab { command } => network::run(&run_dir, output, &command),
+        Command::Switch => network::switch(&run_dir),
         Command::List => list(&run_dir, output),
         Command::Reset { name } => reset(&run_dir, name.as_deref()),
     }
@@ -34,6 +36,8 @@ pub struct Shown {
     image: Option<PathBuf>,
     release: Option<PathBuf>,
     ek_ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lab: Option<LabFacts>,
     dir: PathBuf,
 }
 
@@ -52,6 +56,7 @@ impl Shown {
             image: record.image.map(|image| image.path),
             release: record.release,
             ek_ca: record.ek_ca,
+            lab: record.lab,
             dir: dir.canonicalize().unwrap_or_else(|_| dir.to_owned()),
         }
     }
@@ -70,6 +75,9 @@ pub fn show(output: Output, machines: &[Shown]) -> Result<()> {
             for (guest, address) in &machine.workload {
                 writeln!(out, "  port {guest:<5}http://{address}/")?;
             }
+        }
+        if let Some(lab) = &machine.lab {
+            writeln!(out, "  in {}    {}", lab.name, lab.peer.ip())?;
         }
         writeln!(out, "  folder    {}", machine.dir.display())?;
     }
@@ -166,6 +174,7 @@ fn down(run_dir: &Path, output: Output, names: Vec<String>, grace: Duration) -> 
         };
         told.insert(name, words);
     }
+    network::end_when_idle(run_dir)?;
     let mut out = io::stdout().lock();
     if output == Output::Json {
         serde_json::to_writer_pretty(&mut out, &told)?;

@@ -163,6 +163,18 @@ pub enum Error {
         /// Its answer.
         reason: String,
     },
+    /// No switch runs in that folder.
+    #[error("there is no lab: no switch runs in {}", .0.display())]
+    NoSwitch(PathBuf),
+    /// The switch refused an order, or did not answer.
+    #[error("the lab's switch: {0}")]
+    Switch(String),
+    /// A lab has no number left.
+    #[error("the lab is full: it has {0} machines")]
+    LabFull(usize),
+    /// A machine without a place in the lab.
+    #[error("{0} is not in the lab")]
+    NotInLab(String),
     /// A file that we wrote earlier is not what we wrote.
     #[error("{} is not readable as {what}: {reason}", .path.display())]
     Malformed {
@@ -202,6 +214,10 @@ impl Error {
             }
             Error::Busy { .. } => "wait for the other command to end, then run this one again".to_owned(),
             Error::AlreadyRunning { name, .. } => format!("`./just down {name}` stops it"),
+            Error::NoSwitch(_) => {
+                "`./just up 4` starts four machines in one network; `down` ends it with the last of them"
+                    .to_owned()
+            }
             Error::Malformed { path, .. } => format!("remove {} and run the command again", path.display()),
             Error::Deadline { log, .. } | Error::Ended { log, .. } | Error::Program { log, .. } => {
                 format!("every log of this run is in {}", log.parent().unwrap_or(log).display())

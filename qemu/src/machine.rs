@@ -6,6 +6,7 @@ use crate::disk::{copy_sparse, extract_esp};
 use crate::error::{Error, Result, file_error, tail};
 use crate::firmware::Firmware;
 use crate::hardware::Hardware;
+use crate::lab::Seat;
 use crate::plan::{self, DirectKernel, Plan, PlannedDisk};
 use crate::ports;
 use crate::process::{Lifetime, Process, listener};
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -30,9 +32,9 @@ const PORT_TRIES: usize = 5;
 /// How long the TPM may take to end.
 const QUIT_DEADLINE: Duration = Duration::from_secs(10);
 /// The first guest of QEMU's user network.
-const GUEST_ADDRESS: &str = "10.0.2.15/24";
+pub(crate) const GUEST_ADDRESS: &str = "10.0.2.15/24";
 /// The host, seen from there.
-const GUEST_GATEWAY: &str = "10.0.2.2";
+pub(crate) const GUEST_GATEWAY: &str = "10.0.2.2";
 /// What the firmware starts from when it cannot read the disk.
 const BOOT_FILE: &str = "boot.raw";
 /// The machine's own disk, when it has one.
@@ -87,6 +89,7 @@ pub struct Builder {
     cpus: u32,
     hardware: Hardware,
     node: Option<NodeSettings>,
+    seat: Option<Seat>,
     /// Guest port to wanted host port, 0 to have one picked.
     forwards: BTreeMap<u16, u16>,
     watchdog: bool,
@@ -153,6 +156,15 @@ impl Builder {
     #[must_use]
     pub fn node(mut self, node: Option<NodeSettings>) -> Self {
         self.node = node;
+        self
+    }
+
+    /// A second card in the network of a lab, and the node settings that go with it: they replace those that were
+    /// there. The machine starts and runs whether or not the lab's switch does.
+    #[must_use]
+    pub fn lab(mut self, seat: &Seat) -> Self {
+        self.node = Some(seat.settings.clone());
+        self.seat = Some(seat.clone());
         self
     }
 
@@ -234,6 +246,7 @@ impl Builder {
         let code = self.prepare_firmware(&tools, &dir)?;
         self.prepare_tpm(&tools, &dir)?;
         self.prepare_node(&dir)?;
+        self.prepare_lab(&dir)?;
         for log in [plan::SERIAL_LOG, QEMU_LOG, "swtpm.log", "qmp.log"] {
             let path = dir.join(log);
             File::create(&path).map_err(file_error("create", &path))?;
@@ -311,6 +324,15 @@ impl Builder {
         fs::write(&path, text).map_err(file_error("write", &path))
     }
 
+    fn prepare_lab(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(plan::LAB_SOCKET);
+        remove_if_there(&path)?;
+        match &self.seat {
+            Some(seat) => symlink(&seat.socket, &path).map_err(file_error("link", &path)),
+            None => Ok(()),
+        }
+    }
+
     fn plan(&self, dir: &Path, accel: Accel, code: Option<PathBuf>, image: Option<&Image>) -> Result<Plan> {
         let mut forwards = Vec::new();
         for (&guest, &host) in &self.forwards {
@@ -345,6 +367,7 @@ impl Builder {
             watchdog: self.watchdog,
             stop_at_reboot: self.stop_at_reboot,
             forwards,
+            lab: self.seat.as_ref().map(|seat| seat.mac.clone()),
             extra: self.extra.clone(),
         })
     }
@@ -372,6 +395,7 @@ impl Builder {
             image,
             release,
             ek_ca: plan.tpm.then(|| dir.join(EK_CA_FILE)),
+            lab: self.seat.as_ref().map(Seat::facts),
         };
         record.write(&dir)?;
         let console = Console::follow(
@@ -482,6 +506,7 @@ impl Machine {
                 gateway: Some(GUEST_GATEWAY.to_owned()),
                 ..NodeSettings::default()
             }),
+            seat: None,
             forwards: BTreeMap::from([(AGENT_PORT, 0)]),
             watchdog: true,
             stop_at_reboot: false,

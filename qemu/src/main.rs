@@ -4,6 +4,7 @@
 
 mod cli;
 mod commands;
+mod network;
 mod progress;
 mod up;
 

@@ -18,6 +18,11 @@ pub(crate) const CONTROL_QMP_SOCKET: &str = "control.sock";
 pub(crate) const NODE_FILE: &str = "node.json";
 /// The machine's own firmware variables.
 pub(crate) const VARS_FILE: &str = "vars.fd";
+/// Leads to the machine's socket of the lab's switch; a link, because that may be far away and a socket's path must be
+/// short.
+pub(crate) const LAB_SOCKET: &str = "lab.sock";
+/// How often QEMU tries to reach a switch that is away, in milliseconds. The machine runs meanwhile.
+const LAB_RECONNECT_MS: u32 = 250;
 /// The TPM's folder.
 pub(crate) const TPM_DIR: &str = "swtpm";
 
@@ -60,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) stop_at_reboot: bool,
     /// Port of 127.0.0.1, port of the guest.
     pub(crate) forwards: Vec<(u16, u16)>,
+    /// The address of the card in the lab's network.
+    pub(crate) lab: Option<String>,
     /// Appended as they are.
     pub(crate) extra: Vec<OsString>,
 }
@@ -140,6 +147,15 @@ impl Plan {
         line.pair("-netdev", network);
         let nic = self.hardware.nic_device();
         line.pair("-device", format!("{nic},netdev=net,mac=52:54:00:70:69:01,romfile=,addr=0x3"));
+        if let Some(mac) = &self.lab {
+            line.pair(
+                "-netdev",
+                format!(
+                    "stream,id=lab,server=off,addr.type=unix,addr.path={LAB_SOCKET},reconnect-ms={LAB_RECONNECT_MS}"
+                ),
+            );
+            line.pair("-device", format!("{nic},netdev=lab,mac={mac},romfile=,addr=0x8"));
+        }
         line.pair("-object", "rng-random,id=random,filename=/dev/urandom");
         line.pair("-device", "virtio-rng-pci,rng=random,addr=0x4");
         if self.watchdog {
@@ -228,6 +244,7 @@ mod tests {
             watchdog: true,
             stop_at_reboot: false,
             forwards: vec![(40_001, 7443), (40_002, 8080)],
+            lab: Some("52:54:00:70:6c:01".to_owned()),
             extra: vec!["-snapshot".into()],
         }
     }
@@ -248,6 +265,8 @@ mod tests {
             "name=opt/org.pillar.node,file=node.json",
             "tpm-crb,tpmdev=tpm0",
             "i6300esb",
+            "-netdev stream,id=lab,server=off,addr.type=unix,addr.path=lab.sock,reconnect-ms=250",
+            "-device virtio-net-pci,netdev=lab,mac=52:54:00:70:6c:01,romfile=,addr=0x8",
             "-snapshot",
         ] {
             assert!(line.contains(expected), "{expected} is not in {line}");
@@ -264,9 +283,10 @@ mod tests {
             node: false,
             watchdog: false,
             forwards: Vec::new(),
+            lab: None,
             ..plan()
         });
-        for unwanted in ["pflash", "smm", "tpm", "fw_cfg", "i6300esb", "hostfwd", "virtio-blk"] {
+        for unwanted in ["pflash", "smm", "tpm", "fw_cfg", "i6300esb", "hostfwd", "virtio-blk", "lab"] {
             assert!(!line.contains(unwanted), "{unwanted} is in {line}");
         }
         assert!(line.contains("restrict=on"), "the guest never reaches out: {line}");

@@ -57,6 +57,22 @@ pub struct Record {
     pub release: Option<PathBuf>,
     /// PEM of the authorities that certified its endorsement keys, when it has a TPM.
     pub ek_ca: Option<PathBuf>,
+    /// Its place in a network with other machines, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab: Option<LabFacts>,
+}
+
+/// A machine's place in a lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabFacts {
+    /// The lab's name.
+    pub name: String,
+    /// The lab's folder, in which its switch listens.
+    pub dir: PathBuf,
+    /// The machine's number, from 1.
+    pub number: u8,
+    /// Where other machines of the lab reach its agent; this host does not.
+    pub peer: SocketAddr,
 }
 
 /// QEMU and the TPM.
@@ -183,7 +199,19 @@ mod tests {
             image: None,
             release: None,
             ek_ca: None,
+            lab: None,
         };
+        record.write(dir.path()).expect("written");
+        assert_eq!(Record::read(dir.path()).expect("read"), Some(record.clone()));
+        let text = fs::read_to_string(dir.path().join(FILE)).expect("written above");
+        assert!(!text.contains("lab"), "as it was before there were labs: {text}");
+        let lab = LabFacts {
+            name: "lab".to_owned(),
+            dir: "/run/_lab".into(),
+            number: 1,
+            peer: "10.77.0.1:7444".parse().expect("an address"),
+        };
+        let record = Record { lab: Some(lab), ..record };
         record.write(dir.path()).expect("written");
         assert_eq!(Record::read(dir.path()).expect("read"), Some(record));
         fs::write(dir.path().join(FILE), "{").expect("written");

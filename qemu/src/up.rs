@@ -2,10 +2,11 @@
 
 use crate::cli::{Output, Up};
 use crate::commands::{Shown, show};
+use crate::network;
 use crate::progress::{self, Step};
 use anyhow::{Context, Result, bail};
 use pillar_qemu::record::Image;
-use pillar_qemu::{DiskMode, Error, Firmware, Machine, Mark, Record, TpmKind, speaks_tls};
+use pillar_qemu::{DiskMode, Error, Firmware, Machine, Mark, Record, Seat, TpmKind, speaks_tls};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,10 +26,11 @@ pub fn run(run_dir: &Path, output: Output, options: &Up) -> Result<()> {
         Some(image) => image.clone(),
         None => newest_image(&options.images(), &options.flavour, options.image_extension())?,
     };
+    let seats = network::seats(run_dir, &names, options)?;
     // All of them boot at once; each is told of as it comes.
     let results: Vec<Result<Shown>> = std::thread::scope(|scope| {
-        let image = &image;
-        let start = |name: &str| up(&run_dir.join(name), name, image, options);
+        let (image, seats) = (&image, &seats);
+        let start = |name: &str| up(&run_dir.join(name), name, image, seats.get(name), options);
         let starts: Vec<_> = names.iter().map(|name| scope.spawn(move || start(name))).collect();
         starts
             .into_iter()
@@ -43,13 +45,16 @@ pub fn run(run_dir: &Path, output: Output, options: &Up) -> Result<()> {
             Err(error) => failed = failed.or(Some(error)),
         }
     }
+    if failed.is_some() || options.foreground {
+        network::end_when_idle(run_dir)?;
+    }
     if !options.foreground {
         show(output, &shown)?;
     }
     failed.map_or(Ok(()), Err)
 }
 
-fn up(dir: &Path, name: &str, image: &Path, options: &Up) -> Result<Shown> {
+fn up(dir: &Path, name: &str, image: &Path, seat: Option<&Seat>, options: &Up) -> Result<Shown> {
     if let Some(record) = Record::read(dir)? {
         if record.is_running() {
             say(name, "runs already");
@@ -60,7 +65,11 @@ fn up(dir: &Path, name: &str, image: &Path, options: &Up) -> Result<Shown> {
         remove_machine(dir)?;
     }
     let begun = Instant::now();
-    let machine = builder(dir, name, image, options).start()?;
+    let mut builder = builder(dir, name, image, options);
+    if let Some(seat) = seat {
+        builder = builder.lab(seat);
+    }
+    let machine = builder.start()?;
     say(name, &format!("started under {}: {}", machine.accel(), machine.record().accel_reason));
     wait_until_it_answers(&machine, name, Duration::from_secs(options.timeout)).with_context(|| {
         format!("{name} did not come up and was stopped; its logs are in {}", dir.display())
@@ -200,7 +209,7 @@ fn follow(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn say(name: &str, words: &str) {
+pub fn say(name: &str, words: &str) {
     // Progress is for who watches; if nobody can, the work goes on.
     let _ = writeln!(io::stderr(), "{name}: {words}");
 }
