@@ -1,0 +1,5 @@
+//! Two ends in one process. What the TPM does, keys in memory do; what the verifier does, a double does that really
+//! compares the binding.
+
+mod doubles;
+mod good;

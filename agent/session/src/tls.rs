@@ -1,0 +1,309 @@
+//! TLS between pillars: version 1.3 alone, raw public keys (RFC 7250) at both ends, P-256 with SHA-256 as the only
+//! signature, one ALPN protocol that must be agreed on, and no resumption, tickets or early data: each connection proves
+//! both keys anew.
+//!
+//! A configuration is made for each connection, because its verifier remembers why it refused: TLS carries an alert and
+//! no reason.
+
+use crate::error::{Error, MEMBERSHIP, Refusal, Step};
+use crate::{Gatekeeper, TlsSigner};
+use pillar_model::PillarId;
+use pillar_verify::{EXPORTER_BYTES, EXPORTER_LABEL};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName,
+    HandshakeKind, OtherError, ProtocolVersion, ServerConfig, SignatureAlgorithm, SignatureScheme, version,
+};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio_rustls::TlsStream;
+
+/// The one protocol of ALPN: frames, then HTTP/2, both as in this crate.
+pub const ALPN: &[u8] = b"pillar-peer/1";
+/// The only signature.
+const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+
+/// The configuration of the end that dials.
+pub(crate) fn client_config<G: Gatekeeper>(
+    signer: &Arc<dyn TlsSigner>,
+    door: &Arc<Door<G>>,
+) -> Result<ClientConfig, rustls::Error> {
+    let own = AlwaysResolvesClientRawPublicKeys::new(certified(signer));
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(door) as Arc<dyn ServerCertVerifier>)
+        .with_client_cert_resolver(Arc::new(own));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// The configuration of the end that accepts.
+pub(crate) fn server_config<G: Gatekeeper>(
+    signer: &Arc<dyn TlsSigner>,
+    door: &Arc<Door<G>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let own = AlwaysResolvesServerRawPublicKeys::new(certified(signer));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_client_cert_verifier(Arc::clone(door) as Arc<dyn ClientCertVerifier>)
+        .with_cert_resolver(Arc::new(own));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+/// The name in the configuration's interface; it is neither sent nor looked at.
+pub(crate) fn nobody() -> ServerName<'static> {
+    ServerName::try_from("pillar").expect("a host name")
+}
+
+/// Both ends' demands on a finished handshake that rustls leaves open.
+pub(crate) fn check_agreed(tls: &CommonState) -> Result<(), &'static str> {
+    if tls.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+        return Err("not TLS 1.3");
+    }
+    if tls.alpn_protocol() != Some(ALPN) {
+        return Err("it does not speak pillar-peer/1 (ALPN)");
+    }
+    if !matches!(tls.handshake_kind(), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)) {
+        return Err("not a full handshake");
+    }
+    Ok(())
+}
+
+/// SubjectPublicKeyInfo (DER) that the other end proved.
+pub(crate) fn peer_spki(tls: &CommonState) -> Option<&[u8]> {
+    tls.peer_certificates()?.first().map(|key| key.as_ref())
+}
+
+/// What both ends of this connection alone can compute.
+pub(crate) fn exporter<S>(tls: &TlsStream<S>) -> Result<[u8; EXPORTER_BYTES], rustls::Error> {
+    let empty = [0; EXPORTER_BYTES];
+    match tls {
+        TlsStream::Client(end) => end.get_ref().1.export_keying_material(empty, EXPORTER_LABEL, None),
+        TlsStream::Server(end) => end.get_ref().1.export_keying_material(empty, EXPORTER_LABEL, None),
+    }
+}
+
+/// What an I/O error of a TLS stream means.
+pub(crate) fn failure(peer: Option<&PillarId>, step: Step, source: io::Error) -> Error {
+    let peer = peer.cloned();
+    match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        None => Error::Broken { step, source },
+        Some(rustls::Error::AlertReceived(AlertDescription::AccessDenied)) => Error::RefusedByPeer {
+            peer,
+            check: MEMBERSHIP.to_owned(),
+            reason: "this pillar's TLS key is not the one that it expects of a member".to_owned(),
+        },
+        Some(rustls::Error::Other(OtherError(own))) if own.is::<CannotSign>() => {
+            Error::Own { what: "sign the TLS handshake", source: source.into() }
+        }
+        Some(error) => Error::Protocol { peer, step, reason: error.to_string() },
+    }
+}
+
+fn certified(signer: &Arc<dyn TlsSigner>) -> Arc<CertifiedKey> {
+    let spki = CertificateDer::from(signer.spki().to_vec());
+    Arc::new(CertifiedKey::new(vec![spki], Arc::new(OwnKey(Arc::clone(signer)))))
+}
+
+/// The own key, whose private part is wherever the signer has it.
+#[derive(Debug, Clone)]
+struct OwnKey(Arc<dyn TlsSigner>);
+
+/// The signer's error, so that it is told apart from the other end's faults.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot sign")]
+struct CannotSign(#[source] io::Error);
+
+impl SigningKey for OwnKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        offered.contains(&SCHEME).then(|| Box::new(self.clone()) as Box<dyn Signer>)
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        Some(self.0.spki().into())
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
+    }
+}
+
+impl Signer for OwnKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        self.0.sign(message).map_err(|error| OtherError(Arc::new(CannotSign(error))).into())
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SCHEME
+    }
+}
+
+/// Who may pass on one connection, and why it was refused.
+pub(crate) struct Door<G> {
+    gatekeeper: Arc<G>,
+    own_spki: Vec<u8>,
+    /// The member that is dialled; none on connections that are accepted.
+    expected: Option<PillarId>,
+    algorithms: WebPkiSupportedAlgorithms,
+    refusal: Mutex<Option<Refusal>>,
+}
+
+impl<G: Gatekeeper> Door<G> {
+    pub(crate) fn new(gatekeeper: &Arc<G>, own_spki: &[u8], expected: Option<&PillarId>) -> Arc<Self> {
+        Arc::new(Self {
+            gatekeeper: Arc::clone(gatekeeper),
+            own_spki: own_spki.to_vec(),
+            expected: expected.cloned(),
+            algorithms: provider().signature_verification_algorithms,
+            refusal: Mutex::new(None),
+        })
+    }
+
+    /// Whose key it is, if it may pass.
+    pub(crate) fn admit(&self, spki: &[u8]) -> Result<PillarId, Refusal> {
+        if spki == self.own_spki {
+            return Err(Refusal::OwnKey);
+        }
+        let found = self.gatekeeper.admits(spki).ok_or_else(|| Refusal::stranger(spki))?;
+        match &self.expected {
+            Some(expected) if *expected != found => {
+                Err(Refusal::OtherMember { expected: expected.clone(), found })
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Why the handshake was refused by this end, if it was.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn look(&self, key: &CertificateDer<'_>, more: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        if !more.is_empty() {
+            return Err(CertificateError::BadEncoding.into());
+        }
+        self.admit(key).map(drop).map_err(|refusal| {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+            // Its alert is access_denied, by which the other end knows.
+            CertificateError::ApplicationVerificationFailure.into()
+        })
+    }
+
+    fn signed(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
+        verify_tls13_signature_with_raw_key(message, &spki, signature, &self.algorithms)
+    }
+}
+
+fn provider() -> CryptoProvider {
+    ring::default_provider()
+}
+
+fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+}
+
+impl<G> fmt::Debug for Door<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("expected", &self.expected).finish_non_exhaustive()
+    }
+}
+
+impl<G: Gatekeeper> ServerCertVerifier for Door<G> {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.look(end_entity, intermediates).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SCHEME]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl<G: Gatekeeper> ClientCertVerifier for Door<G> {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.look(end_entity, intermediates).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SCHEME]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
