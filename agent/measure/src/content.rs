@@ -4,7 +4,7 @@
 //! without changing a digest; nothing here gives it a meaning.
 
 use crate::bytes::{Reader, Short};
-use crate::hash::hash;
+use crate::hash::is_hash;
 use crate::tcg::{Event, EventType};
 use pillar_model::Bank;
 
@@ -77,7 +77,7 @@ pub enum Content<'a> {
 /// Whether the event's data is what was measured, so that it may be believed as far as its PCR is proved.
 #[must_use]
 pub fn is_measured(event: &Event<'_>, bank: Bank) -> bool {
-    event.digest(bank).is_some_and(|digest| digest == hash(bank, &[event.data]))
+    event.digest_bytes(bank).is_some_and(|digest| is_hash(bank, event.data, digest))
 }
 
 /// [`is_measured`], or one byte more than was measured: shim before 15.8 counts a byte too many into the data of
@@ -88,7 +88,7 @@ pub fn measured_authority<'a>(event: &Event<'a>, bank: Bank) -> Option<&'a [u8]>
         return Some(event.data);
     }
     let (_, shorter) = event.data.split_last()?;
-    event.digest(bank).filter(|digest| *digest == hash(bank, &[shorter])).map(|_| shorter)
+    event.digest_bytes(bank).filter(|digest| is_hash(bank, shorter, digest)).map(|_| shorter)
 }
 
 /// The typed data of an event.

@@ -28,7 +28,22 @@ pub fn zero(bank: Bank) -> Digest {
     Digest(vec![0; bank.digest_bytes()])
 }
 
+/// Whether the data's hash in this bank is the digest.
+#[must_use]
+pub fn is_hash(bank: Bank, data: &[u8], digest: &[u8]) -> bool {
+    ring::digest::digest(algorithm(bank), data).as_ref() == digest
+}
+
 /// `TPM2_PCR_Extend`: the hash of the old value and the digest (TPM 2.0 part 1, section 17.3).
 pub fn extend(bank: Bank, pcr: &mut Digest, digest: &Digest) {
-    *pcr = hash(bank, &[&pcr.0, &digest.0]);
+    extend_bytes(bank, pcr, &digest.0);
+}
+
+/// [`extend`] with a digest that stands somewhere else.
+pub(crate) fn extend_bytes(bank: Bank, pcr: &mut Digest, digest: &[u8]) {
+    let mut context = Context::new(algorithm(bank));
+    context.update(&pcr.0);
+    context.update(digest);
+    pcr.0.clear();
+    pcr.0.extend_from_slice(context.finish().as_ref());
 }

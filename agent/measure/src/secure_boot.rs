@@ -162,6 +162,78 @@ pub fn state(log: &EventLog<'_>, bank: Bank) -> Result<State, Error> {
     build(&variables, remarks, authorities)
 }
 
+/// What PCR 7's events tell, as far as they do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Whether Secure Boot was on.
+    pub enabled: Option<bool>,
+    /// Platform key.
+    pub pk: Option<Vec<Signature>>,
+    /// Key exchange keys.
+    pub kek: Option<Vec<Signature>>,
+    /// What may start.
+    pub db: Option<Vec<Signature>>,
+    /// What may not.
+    pub dbx: Option<Vec<Signature>>,
+    /// What allowed the images to start, in order.
+    pub authorities: Vec<Authority>,
+    /// What firmware said beside it.
+    pub remarks: Vec<String>,
+    /// Why it is not a whole [`State`].
+    pub problem: Option<Error>,
+}
+
+/// For tools that show logs: what the events tell even where they do not tell a whole state. The first value of a variable
+/// counts. Never a base for a decision: that is [`state`].
+#[must_use]
+pub fn told(log: &EventLog<'_>, bank: Bank) -> Told {
+    let mut told = Told { problem: state(log, bank).err(), ..Told::default() };
+    for event in log.events.iter().filter(|e| e.extends() && e.pcr.map(PcrIndex::get) == Some(SECURE_BOOT)) {
+        if event.event_type == EventType::VariableAuthority {
+            let variable = measured_authority(event, bank).and_then(|data| content::variable(data).ok());
+            told.authorities.extend(variable.as_ref().map(authority));
+        } else if is_measured(event, bank) {
+            match content(event) {
+                Ok(Content::Variable(variable)) => told.take(&variable),
+                Ok(Content::Action(text)) => told.remarks.push(text),
+                _ => {}
+            }
+        }
+    }
+    told
+}
+
+impl Told {
+    fn take(&mut self, variable: &Variable<'_>) {
+        if !ORDER.contains(&(variable.name.as_str(), variable.guid)) {
+            return;
+        }
+        let place = match variable.name.as_str() {
+            "SecureBoot" => {
+                self.enabled = self.enabled.or_else(|| switch(variable.data));
+                return;
+            }
+            "PK" => &mut self.pk,
+            "KEK" => &mut self.kek,
+            "db" => &mut self.db,
+            "dbx" => &mut self.dbx,
+            _ => return,
+        };
+        if place.is_none() {
+            *place = signatures(variable.data).ok();
+        }
+    }
+}
+
+/// The value of the variable `SecureBoot`. Firmware without keys may measure it as absent.
+fn switch(data: &[u8]) -> Option<bool> {
+    match data {
+        [1] => Some(true),
+        [0] | [] => Some(false),
+        _ => None,
+    }
+}
+
 /// Lets a variable pass when it comes behind all that were seen.
 fn in_order<'a>(seen: &[Variable<'a>], variable: Variable<'a>, number: usize) -> Result<Variable<'a>, Error> {
     let place = |v: &Variable<'_>| ORDER.iter().position(|(name, guid)| *name == v.name && *guid == v.guid);
@@ -186,12 +258,7 @@ fn build(
             signatures(v.data).map_err(|reason| Error::Signatures { name: name.to_owned(), reason })
         })
     };
-    let enabled = match find("SecureBoot").map(|v| v.data) {
-        Some([1]) => true,
-        // Firmware without keys may measure the variable as absent.
-        Some([0] | []) => false,
-        _ => return Err(Error::SecureBoot),
-    };
+    let enabled = find("SecureBoot").and_then(|v| switch(v.data)).ok_or(Error::SecureBoot)?;
     let mut others = lists("dbt")?;
     others.extend(lists("dbr")?);
     Ok(State {

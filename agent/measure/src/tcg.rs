@@ -7,19 +7,26 @@
 //!
 //! SHA-1-only logs (PFP before 1.21) parse as well, so that a tool can show them; they have no other bank, so nothing
 //! that asks for SHA-256 is ever satisfied by one.
+//!
+//! What real logs have and this parser takes: digests in any order and of fewer algorithms than the header names, as
+//! long as all events agree; algorithms that are not known here; events without a PCR; remarks (`EV_NO_ACTION`) with
+//! digests of anything; a locality or a hardware root of trust that decides what PCR 0 begins with; vendor data in the
+//! header; events that were logged twice (the kernel appends what came behind `GetEventLog`). What the kernel never
+//! hands out is padding behind the last event; it is refused, and named.
 
 use crate::bytes::{Reader, Short};
-use crate::hash::{extend, zero};
+use crate::hash::{extend_bytes, zero};
 use pillar_model::{Bank, Digest, PcrIndex};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A log larger than this is refused; real ones have 10 to 200 KB.
-pub const LOG_MAX_BYTES: usize = 4 << 20;
+/// A log larger than this is refused; real ones have 10 to 200 KB. A verification reads every byte a few times and has to
+/// end within 10 ms, whoever sent the log.
+pub const LOG_MAX_BYTES: usize = 1 << 20;
 /// More events than this are refused; real logs have up to a few hundred.
 pub const EVENTS_MAX: usize = 4096;
 /// An event's data larger than this is refused; the largest real ones are dbx lists of some 30 KB.
-pub const EVENT_MAX_BYTES: usize = 1 << 20;
+pub const EVENT_MAX_BYTES: usize = 512 << 10;
 /// More digest algorithms than this in the header are refused; TPMs have up to five banks.
 pub const ALGORITHMS_MAX: usize = 8;
 /// Digests larger than this are refused; SHA-512's are the largest.
@@ -29,7 +36,8 @@ const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 const SPEC_ID_ANY: &[u8] = b"Spec ID Event";
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 const SHA1_BYTES: usize = 20;
-const PCR_NONE: u32 = u32::MAX;
+/// What PCR 0 begins with behind a hardware root of trust.
+const LOCALITY_HCRTM: u8 = 4;
 
 /// Why a log is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +69,14 @@ pub enum Fault {
     /// The log ends inside the event, or bytes behind the last event are not one.
     #[error("the log ends inside it: {0}")]
     Truncated(#[from] Short),
+    /// Bytes behind the last event that are all the same: a memory area was read instead of the log in it.
+    #[error("{count} bytes of {byte:#04x} from here to the end: padding, not an event")]
+    Padding {
+        /// How many.
+        count: usize,
+        /// 0x00 or 0xFF.
+        byte: u8,
+    },
     /// Over [`EVENTS_MAX`].
     #[error("over the limit of {EVENTS_MAX} events")]
     TooMany,
@@ -229,12 +245,15 @@ pub struct EventLog<'a> {
     pub startup_locality: Option<u8>,
     /// All events behind the header.
     pub events: Vec<Event<'a>>,
-    /// The algorithms of the digests that every extending event has; a header may promise more.
-    used: Option<Vec<u16>>,
+    /// What extended PCR 0 first.
+    first_in_pcr0: Option<EventType>,
+    /// The algorithms of the digests that every extending event has, a bit for each of `algorithms`; a header may
+    /// promise more.
+    used: Option<u8>,
 }
 
 /// One event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event<'a> {
     /// Its number; the header is 0, so the first event of a crypto agile log is 1.
     pub number: usize,
@@ -244,9 +263,48 @@ pub struct Event<'a> {
     pub pcr: Option<PcrIndex>,
     /// The type.
     pub event_type: EventType,
-    digests: Vec<(u16, &'a [u8])>,
+    digests: Digests<'a>,
     /// The data. What it says counts only where its hash is the digest: see [`crate::content`].
     pub data: &'a [u8],
+}
+
+/// The digests of one event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Digests<'a> {
+    sha1: Option<&'a [u8; 20]>,
+    sha256: Option<&'a [u8; 32]>,
+    sha384: Option<&'a [u8; 48]>,
+    sha512: Option<&'a [u8; 64]>,
+    /// A bit for each of the header's algorithms, those that are not known here as well.
+    algorithms: u8,
+}
+
+impl<'a> Digests<'a> {
+    /// Takes one more; `place` is its algorithm's in the header, which says how long it is.
+    fn add(&mut self, id: u16, place: usize, digest: &'a [u8]) -> Result<(), Fault> {
+        let bit = 1 << place;
+        if self.algorithms & bit != 0 {
+            return Err(Fault::DuplicateAlgorithm(id));
+        }
+        self.algorithms |= bit;
+        match Bank::from_alg_id(id) {
+            Some(Bank::Sha1) => self.sha1 = digest.try_into().ok(),
+            Some(Bank::Sha256) => self.sha256 = digest.try_into().ok(),
+            Some(Bank::Sha384) => self.sha384 = digest.try_into().ok(),
+            Some(Bank::Sha512) => self.sha512 = digest.try_into().ok(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn of(&self, bank: Bank) -> Option<&'a [u8]> {
+        match bank {
+            Bank::Sha1 => self.sha1.map(|d| d.as_slice()),
+            Bank::Sha256 => self.sha256.map(|d| d.as_slice()),
+            Bank::Sha384 => self.sha384.map(|d| d.as_slice()),
+            Bank::Sha512 => self.sha512.map(|d| d.as_slice()),
+        }
+    }
 }
 
 impl<'a> Event<'a> {
@@ -256,8 +314,10 @@ impl<'a> Event<'a> {
         self.digest_bytes(bank).map(|d| Digest(d.to_vec()))
     }
 
-    pub(crate) fn digest_bytes(&self, bank: Bank) -> Option<&'a [u8]> {
-        self.digests.iter().find(|(id, _)| *id == bank.alg_id()).map(|(_, d)| *d)
+    /// [`Event::digest`] where it stands in the log.
+    #[must_use]
+    pub fn digest_bytes(&self, bank: Bank) -> Option<&'a [u8]> {
+        self.digests.of(bank)
     }
 
     /// Whether it extends its PCR: all do but `EV_NO_ACTION`.
@@ -277,32 +337,31 @@ impl<'a> EventLog<'a> {
             return Err(Error::TooLarge(bytes.len()));
         }
         let mut reader = Reader::new(bytes);
-        let first =
-            sha1_event(&mut reader, 0).map_err(|fault| Error::Event { number: 0, offset: 0, fault })?;
-        if first.event_type == EventType::NoAction && first.data.starts_with(SPEC_ID) {
-            if first.pcr.map(PcrIndex::get) != Some(0)
-                || first.digests.iter().any(|(_, d)| d.iter().any(|b| *b != 0))
-            {
-                return Err(Error::Header("PCR and digest must be zero".into()));
-            }
-            let algorithms = spec_id(first.data).map_err(Error::Header)?;
-            let mut log = Self {
-                algorithms,
-                crypto_agile: true,
-                startup_locality: None,
-                events: Vec::new(),
-                used: None,
-            };
-            log.read_events(&mut reader)?;
-            return Ok(log);
-        }
+        let at_start = |fault| Error::Event { number: 0, offset: 0, fault };
+        let first = sha1_event(&mut reader, 0).map_err(at_start)?;
         let mut log = Self {
             algorithms: vec![(Bank::Sha1.alg_id(), SHA1_BYTES)],
-            crypto_agile: false,
+            crypto_agile: first.event_type == EventType::NoAction && first.data.starts_with(SPEC_ID),
             startup_locality: None,
-            used: Some(vec![Bank::Sha1.alg_id()]),
-            events: vec![first],
+            events: Vec::new(),
+            first_in_pcr0: None,
+            used: None,
         };
+        if log.crypto_agile {
+            let zero = first.digests.sha1.is_some_and(|d| d.iter().all(|b| *b == 0));
+            if first.pcr.map(PcrIndex::get) != Some(0) || !zero {
+                return Err(Error::Header("PCR and digest must be zero".into()));
+            }
+            log.algorithms = spec_id(first.data).map_err(Error::Header)?;
+        } else if first.data.starts_with(SPEC_ID_ANY) {
+            // The header of a log of before digests had algorithms: a remark like others.
+            log.events.push(first);
+        } else {
+            let first = log.admit(first).map_err(at_start)?;
+            log.events.push(first);
+        }
+        // Most events of real logs have 150 to 500 bytes.
+        log.events.reserve((reader.left() / 256).min(EVENTS_MAX));
         log.read_events(&mut reader)?;
         Ok(log)
     }
@@ -324,6 +383,9 @@ impl<'a> EventLog<'a> {
         if looks_like_header(reader.peek()) {
             return Err(Fault::SecondHeader);
         }
+        if let Some(padding) = padding(reader.peek()) {
+            return Err(padding);
+        }
         if self.crypto_agile {
             agile_event(reader, number, &self.algorithms)
         } else {
@@ -333,17 +395,17 @@ impl<'a> EventLog<'a> {
 
     /// Rules about single events that hold whatever the policy is.
     fn admit(&mut self, event: Event<'a>) -> Result<Event<'a>, Fault> {
+        let in_pcr0 = event.pcr.is_some_and(|pcr| pcr.get() == 0);
         if event.extends() {
-            let mut used: Vec<u16> = event.digests.iter().map(|(id, _)| *id).collect();
-            used.sort_unstable();
-            return match &self.used {
-                None if used.is_empty() => Err(Fault::UnevenAlgorithms),
-                Some(before) if *before != used => Err(Fault::UnevenAlgorithms),
-                _ => {
-                    self.used = Some(used);
-                    Ok(event)
-                }
-            };
+            let used = event.digests.algorithms;
+            if used == 0 || self.used.is_some_and(|before| before != used) {
+                return Err(Fault::UnevenAlgorithms);
+            }
+            self.used = Some(used);
+            if in_pcr0 && self.first_in_pcr0.is_none() {
+                self.first_in_pcr0 = Some(event.event_type);
+            }
+            return Ok(event);
         }
         if event.data.starts_with(SPEC_ID_ANY) {
             return Err(Fault::SecondHeader);
@@ -356,11 +418,10 @@ impl<'a> EventLog<'a> {
             if self.startup_locality.is_some() {
                 return Err(Fault::StartupLocality("is told twice"));
             }
-            let pcr0 = PcrIndex::new(0).ok();
-            if event.pcr != pcr0 {
+            if !in_pcr0 {
                 return Err(Fault::StartupLocality("is not in PCR 0"));
             }
-            if self.events.iter().any(|e| e.extends() && e.pcr == pcr0) {
+            if self.first_in_pcr0.is_some() {
                 return Err(Fault::StartupLocality("stands behind a measurement into PCR 0"));
             }
             self.startup_locality = Some(locality);
@@ -371,25 +432,34 @@ impl<'a> EventLog<'a> {
     /// Whether the header has this bank, and every event that extends a PCR has a digest of it.
     #[must_use]
     pub fn has_bank(&self, bank: Bank) -> bool {
-        self.algorithms.contains(&(bank.alg_id(), bank.digest_bytes()))
-            && self.used.as_ref().is_none_or(|used| used.contains(&bank.alg_id()))
+        let place = self.algorithms.iter().position(|known| *known == (bank.alg_id(), bank.digest_bytes()));
+        place.is_some_and(|place| self.used.is_none_or(|used| used & (1 << place) != 0))
     }
 
     /// The value of a PCR before the first event.
     #[must_use]
     pub fn initial(&self, pcr: PcrIndex, bank: Bank) -> Digest {
         let mut value = zero(bank);
-        match (pcr.get(), self.startup_locality) {
-            (0, Some(locality)) => {
+        match pcr.get() {
+            0 => {
                 if let Some(last) = value.0.last_mut() {
-                    *last = locality;
+                    *last = self.locality();
                 }
             }
             // Dynamic root of trust: all ones until a launch (PC Client PTP, "PCR initial and reset values").
-            (17..=22, _) => value.0.fill(0xFF),
+            17..=22 => value.0.fill(0xFF),
             _ => {}
         }
         value
+    }
+
+    /// What PCR 0 begins with: the locality from which the TPM was started, which is 4 when a hardware root of trust
+    /// measured before the start (TPM 2.0 part 1, section 34.3; PFP section 10.4.5.3).
+    fn locality(&self) -> u8 {
+        match self.first_in_pcr0 {
+            Some(EventType::HcrtmEvent) => LOCALITY_HCRTM,
+            _ => self.startup_locality.unwrap_or(0),
+        }
     }
 
     /// The PCR values that the log leads to in this bank, for every PCR that an event extends; `None` when the log has
@@ -403,10 +473,20 @@ impl<'a> EventLog<'a> {
         for event in self.events.iter().filter(|e| e.extends()) {
             let pcr = event.pcr?;
             let value = pcrs.entry(pcr).or_insert_with(|| self.initial(pcr, bank));
-            extend(bank, value, &event.digest(bank)?);
+            extend_bytes(bank, value, event.digest_bytes(bank)?);
         }
         Some(pcrs)
     }
+}
+
+/// What is left of the log, when it is the rest of a memory area: nothing but 0x00 or 0xFF, and no event could be (type
+/// 0 with no digest is none).
+fn padding(rest: &[u8]) -> Option<Fault> {
+    let byte = *rest.first()?;
+    // An event may begin with 0xFFFFFFFF (no PCR) or with zeros (PCR 0), but never has eight of them.
+    let head = rest.get(..8).unwrap_or(rest);
+    let uniform = matches!(byte, 0x00 | 0xFF) && head.iter().all(|b| *b == byte);
+    (uniform && rest.iter().all(|b| *b == byte)).then_some(Fault::Padding { count: rest.len(), byte })
 }
 
 /// Whether the bytes begin with a header in its SHA-1 form, which no other event of a log has.
@@ -436,8 +516,11 @@ fn spec_id(data: &[u8]) -> Result<Vec<(u16, usize)>, String> {
         if algorithms.iter().any(|(seen, _)| *seen == id) {
             return Err(format!("digest algorithm {id:#06x} is there twice"));
         }
-        let right = Bank::from_alg_id(id)
-            .map_or((1..=DIGEST_MAX_BYTES).contains(&size), |b| b.digest_bytes() == size);
+        let right = match Bank::from_alg_id(id) {
+            Some(bank) => bank.digest_bytes() == size,
+            // SM3-256, SHA3-256, -384, -512 and whatever comes: not replayed, but passed over by their size.
+            None => (1..=DIGEST_MAX_BYTES).contains(&size),
+        };
         if !right {
             return Err(format!("digests of algorithm {id:#06x} cannot have {size} bytes"));
         }
@@ -451,11 +534,12 @@ fn spec_id(data: &[u8]) -> Result<Vec<(u16, usize)>, String> {
     Ok(algorithms)
 }
 
+/// The PCR of an event. What extends nothing may name none: 0xFFFFFFFF in the logs of Windows and of current firmware.
 fn pcr_of(raw: u32, event_type: EventType) -> Result<Option<PcrIndex>, Fault> {
-    if raw == PCR_NONE && event_type == EventType::NoAction {
-        return Ok(None);
+    match u8::try_from(raw).ok().and_then(|index| PcrIndex::new(index).ok()) {
+        None if event_type != EventType::NoAction => Err(Fault::Pcr(raw)),
+        pcr => Ok(pcr),
     }
-    u8::try_from(raw).ok().and_then(|i| PcrIndex::new(i).ok()).map(Some).ok_or(Fault::Pcr(raw))
 }
 
 fn event_data<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Fault> {
@@ -472,9 +556,10 @@ fn sha1_event<'a>(reader: &mut Reader<'a>, number: usize) -> Result<Event<'a>, F
     let pcr = reader.u32()?;
     let event_type = EventType::from_code(reader.u32()?);
     let pcr = pcr_of(pcr, event_type)?;
-    let digest = reader.take(SHA1_BYTES)?;
+    let mut digests = Digests::default();
+    digests.add(Bank::Sha1.alg_id(), 0, reader.take(SHA1_BYTES)?)?;
     let data = event_data(reader)?;
-    Ok(Event { number, offset, pcr, event_type, digests: vec![(Bank::Sha1.alg_id(), digest)], data })
+    Ok(Event { number, offset, pcr, event_type, digests, data })
 }
 
 /// `TCG_PCR_EVENT2` (PFP section 10.2.2).
@@ -488,18 +573,15 @@ fn agile_event<'a>(
     let event_type = EventType::from_code(reader.u32()?);
     let pcr = pcr_of(pcr, event_type)?;
     let count = reader.u32()?;
-    let mut digests: Vec<(u16, &[u8])> = Vec::with_capacity(algorithms.len());
+    let mut digests = Digests::default();
     // Digests are read before the count is judged, so that a duplicate or foreign one is named; each known
     // algorithm is taken once, so this ends after as many rounds as the header has algorithms.
     for _ in 0..count {
         let id = reader.u16()?;
-        let Some((_, size)) = algorithms.iter().find(|(known, _)| *known == id) else {
+        let Some(place) = algorithms.iter().position(|(known, _)| *known == id) else {
             return Err(Fault::ForeignAlgorithm(id));
         };
-        if digests.iter().any(|(seen, _)| *seen == id) {
-            return Err(Fault::DuplicateAlgorithm(id));
-        }
-        digests.push((id, reader.take(*size)?));
+        digests.add(id, place, reader.take(algorithms[place].1)?)?;
     }
     if count as usize > algorithms.len() {
         return Err(Fault::DigestCount { known: algorithms.len(), found: count });

@@ -4,6 +4,7 @@
 
 use pillar_measure::review::{ExitBootServices, review};
 use pillar_measure::tcg::EventLog;
+use pillar_measure::view::View;
 use pillar_model::{Bank, Digest, PcrIndex};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -69,6 +70,36 @@ fn real_logs_replay_to_what_their_projects_expect() {
         }
     }
     eprintln!("{} logs, {compared} values compared", expected.len());
+}
+
+/// What `pillar eventlog -o json` prints: each bank of the header with every PCR that an event extends, as the list has
+/// it; what is malformed is refused.
+#[test]
+fn real_logs_are_shown_with_the_values_of_the_list() {
+    let Some(folder) = vectors("eventlogs") else { return };
+    let expected: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(folder.join("expected-pcrs.json")).unwrap()).unwrap();
+    for entry in &expected {
+        let name = entry["file"].as_str().unwrap();
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        let Ok(log) = EventLog::parse(&bytes) else {
+            assert_eq!(entry["banks"], Value::Null, "{name}");
+            continue;
+        };
+        let view = View::new(&log);
+        let json = serde_json::to_value(&view).unwrap();
+        assert_eq!(json["pcrs"], entry["independent_replay"], "{name}");
+        let banks: Vec<&String> = json["pcrs"].as_object().unwrap().keys().collect();
+        assert_eq!(
+            Value::from(banks.iter().map(|b| b.as_str()).collect::<Vec<_>>()),
+            entry["banks"],
+            "{name}"
+        );
+        assert_eq!(Value::from(view.events.len()), entry["events"], "{name}");
+        assert!(view.events.iter().all(|event| !event.words.is_empty()), "{name}");
+        assert!(!view.to_string().contains(|c: char| c.is_control() && c != '\n'), "{name}");
+    }
+    assert_eq!(expected.len(), 30);
 }
 
 /// Whether the log explains the quoted values in SHA-256, and is one that firmware writes.
