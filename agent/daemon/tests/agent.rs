@@ -251,6 +251,7 @@ async fn an_operator_may_have_a_p256_key() -> TestResult {
     Ok(())
 }
 
+// attack: P9
 #[tokio::test]
 async fn strangers_are_refused_and_the_reason_is_logged() -> TestResult {
     let agent = Agent::start(NO_TPM)?;
@@ -277,6 +278,7 @@ async fn strangers_are_refused_and_the_reason_is_logged() -> TestResult {
     Ok(())
 }
 
+// attack: P9
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused() -> TestResult {
     let agent = Agent::start(NO_TPM)?;
@@ -286,6 +288,7 @@ async fn a_client_without_a_certificate_is_refused() -> TestResult {
     Ok(())
 }
 
+// attack: P9
 #[tokio::test]
 async fn requests_outside_the_limits_are_refused_by_name() -> TestResult {
     let agent = Agent::start(NO_TPM)?;
@@ -379,6 +382,7 @@ async fn without_a_tpm_the_status_still_comes_and_the_rest_says_what_is_missing(
     Ok(())
 }
 
+// attack: B7
 #[tokio::test]
 async fn a_missing_log_is_named() -> TestResult {
     let check = async |missing: &'static str, words: &str| -> TestResult {

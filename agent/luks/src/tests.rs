@@ -108,6 +108,7 @@ fn our_header_is_ours_with_and_without_integrity() {
 }
 
 /// ATTACKS C3: what a header could say instead, and what is said about it.
+// attack: C3
 #[test]
 fn edited_metadata_is_refused_for_its_reason() {
     let edits: &[(&str, Value, &str, &str)] = &[
@@ -202,6 +203,7 @@ fn edited_metadata_is_refused_for_its_reason() {
     }
 }
 
+// attack: C3
 #[test]
 fn swapped_tokens_are_refused() {
     let mut metadata = metadata(&Shape::state(false));
@@ -211,6 +213,7 @@ fn swapped_tokens_are_refused() {
     refused(&head(&metadata.to_string()), "first copy: tokens.0.type", "\"pillar-recovery\"");
 }
 
+// attack: C3
 #[test]
 fn a_segment_with_integrity_is_held_to_its_own_rules() {
     let shape = Shape::state(true);
@@ -224,6 +227,7 @@ fn a_segment_with_integrity_is_held_to_its_own_rules() {
     }
 }
 
+// attack: C3
 #[test]
 fn json_that_parsers_could_read_differently_is_refused() {
     let good = metadata(&Shape::state(false)).to_string();
@@ -254,6 +258,7 @@ fn json_that_parsers_could_read_differently_is_refused() {
     assert_eq!(field, "first copy: tokens.0");
 }
 
+// attack: C3
 #[test]
 fn edited_binary_fields_are_refused_for_their_reason() {
     refused(&changed(|copy| copy[0] ^= 1), "first copy: magic", "4d554b53babe");
@@ -302,6 +307,7 @@ fn mends(head: &[u8], expected_sequence: u64) {
     assert_eq!(judged(&mended).expect("mended"), Header { repair: None, ..header });
 }
 
+// attack: P6
 #[test]
 fn what_a_power_cut_leaves_of_two_copies_is_mended() {
     for torn in [BINARY_BYTES + 100, COPY_BYTES + BINARY_BYTES + 100, 450, COPY_BYTES + 450] {
@@ -319,6 +325,7 @@ fn what_a_power_cut_leaves_of_two_copies_is_mended() {
     assert_eq!(judged(&first).expect("the later counts").tokens[0]["blob"], "aa");
 }
 
+// attack: C3
 #[test]
 fn copies_that_no_power_cut_explains_are_refused() {
     let text = metadata(&Shape::state(false)).to_string();
@@ -356,6 +363,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// One byte changed: refused, or mended to the very same meaning.
+    // attack: C1 C3
     #[test]
     fn one_changed_byte_never_changes_what_a_header_means(at in 0..HEADER_BYTES, flip in 1..=255_u8) {
         let good = good();
@@ -409,6 +417,7 @@ fn whole(start: &[u8]) -> Vec<u8> {
     head
 }
 
+// attack: C3
 #[test]
 fn what_a_partition_is() {
     let known = |name| State::Foreign(Foreign::Known(name));
@@ -453,6 +462,7 @@ fn apply(disk: &mut [u8], write: &Write, bytes: usize) {
     disk[at..at + bytes].copy_from_slice(&write.bytes[..bytes]);
 }
 
+// attack: P6
 #[test]
 fn a_cut_anywhere_in_making_leaves_a_marker_or_a_volume() {
     let head = head_to_data(&metadata(&Shape::state(false)).to_string(), 7);
@@ -469,6 +479,7 @@ fn a_cut_anywhere_in_making_leaves_a_marker_or_a_volume() {
     assert_eq!(disk[..head.len()], head);
 }
 
+// attack: P6
 #[test]
 fn a_cut_anywhere_in_an_update_leaves_the_old_or_the_new_header_with_its_key_slots() {
     let shape = Shape::state(false);

@@ -74,6 +74,7 @@ fn the_log_is_one_that_firmware_writes() {
     assert_eq!(review(&log, Bank::Sha256, &firmware_pcrs(), ExitBootServices::Required), Ok(()));
 }
 
+// attack: A15
 #[test]
 fn a_log_that_ends_early_is_named() {
     let mut log = EventLog::parse(LOG).unwrap();
@@ -83,6 +84,7 @@ fn a_log_that_ends_early_is_named() {
     assert_eq!(review(&log, Bank::Sha256, &firmware_pcrs(), ExitBootServices::MayBeAbsent), Ok(()));
 }
 
+// attack: A14
 #[test]
 fn a_missing_or_second_separator_is_named() {
     let log = EventLog::parse(LOG).unwrap();
@@ -160,6 +162,7 @@ proptest! {
     /// Whatever one byte of the log becomes: no panic, and what the log proves does not change unnoticed: either it
     /// is refused, or the values differ, or the byte was in data that no digest covers, or in an event that
     /// extends nothing.
+    // attack: A13
     #[test]
     fn one_changed_byte_never_panics(at in 0..LOG.len(), flip in 1..=255u8) {
         let mut bytes = LOG.to_vec();

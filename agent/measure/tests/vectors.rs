@@ -117,6 +117,7 @@ fn judge(bytes: &[u8], quoted: &BTreeMap<PcrIndex, Digest>) -> Result<(), String
     review(&log, Bank::Sha256, &pcrs, ExitBootServices::MayBeAbsent).map_err(|e| e.to_string())
 }
 
+// attack: A5 A9 A10 A11 A12 A13 A14 A15
 #[test]
 fn changed_logs_are_judged_as_they_must_be() {
     let Some(folder) = vectors("mutations") else { return };
@@ -156,6 +157,7 @@ fn changed_logs_are_judged_as_they_must_be() {
 }
 
 /// Real machines are not refused for their oddities: the general rules hold on all complete logs that are here.
+// attack: A16
 #[test]
 fn real_logs_pass_the_general_rules() {
     let Some(folder) = vectors("eventlogs") else { return };

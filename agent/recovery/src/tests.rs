@@ -61,6 +61,7 @@ fn one_share_of_two_fits_every_secret() {
     }
 }
 
+// attack: P5
 #[test]
 fn wrong_shares_are_named() {
     let (all, commitments) = shares(2, 3);
@@ -130,6 +131,7 @@ fn two_of_three_operators_recover_from_the_token() {
     assert!(!json.contains(&hex::encode(key(1))));
 }
 
+// attack: P5
 #[test]
 fn who_is_no_operator_opens_nothing() {
     let (token, people) = token(1, 2);
@@ -142,6 +144,7 @@ fn who_is_no_operator_opens_nothing() {
     assert_eq!(token.open(&people[0].0, other).expect_err("another volume"), SealError::OtherVolume);
 }
 
+// attack: P5
 #[test]
 fn every_changed_byte_of_a_sealed_share_is_refused() {
     let (token, people) = token(1, 1);
@@ -156,6 +159,7 @@ fn every_changed_byte_of_a_sealed_share_is_refused() {
     }
 }
 
+// attack: P5
 #[test]
 fn changed_tokens_are_refused() {
     let change = |what: fn(&mut Token)| {

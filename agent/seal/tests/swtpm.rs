@@ -146,6 +146,7 @@ fn sealed(bench: &Bench) -> Result<(SignedPolicies, Sealed), Box<dyn std::error:
     Ok((policies, sealed))
 }
 
+// attack: C5
 #[test]
 fn the_image_unseals_in_its_phase_and_only_before_the_volume_was_used() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
@@ -162,6 +163,7 @@ fn the_image_unseals_in_its_phase_and_only_before_the_volume_was_used() -> TestR
     Ok(())
 }
 
+// attack: C5
 #[test]
 fn a_later_phase_does_not_unseal() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
@@ -172,6 +174,7 @@ fn a_later_phase_does_not_unseal() -> TestResult {
     Ok(())
 }
 
+// attack: C5
 #[test]
 fn the_next_image_of_the_same_signer_unseals_and_another_signer_s_does_not() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
@@ -201,6 +204,7 @@ fn the_next_image_of_the_same_signer_unseals_and_another_signer_s_does_not() -> 
     Ok(())
 }
 
+// attack: C4
 #[test]
 fn an_older_epoch_does_not_unseal_once_the_minimum_was_raised() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
@@ -230,6 +234,7 @@ fn an_older_epoch_does_not_unseal_once_the_minimum_was_raised() -> TestResult {
     Ok(())
 }
 
+// attack: C5 P4
 #[test]
 fn changed_firmware_is_named() -> TestResult {
     for (pcr, word) in [(0, "firmware"), (2, "option ROMs"), (7, "Secure Boot state")] {
@@ -243,6 +248,7 @@ fn changed_firmware_is_named() -> TestResult {
     Ok(())
 }
 
+// attack: C5
 #[test]
 fn another_tpm_does_not_unseal() -> TestResult {
     let (Some(bench), Some(other)) = (Bench::new()?, Bench::new()?) else { return Ok(()) };
@@ -265,6 +271,7 @@ fn another_tpm_does_not_unseal() -> TestResult {
     Ok(())
 }
 
+// attack: P11
 #[test]
 fn an_impostor_of_the_minimum_epoch_is_refused() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
@@ -286,6 +293,7 @@ fn an_impostor_of_the_minimum_epoch_is_refused() -> TestResult {
     Ok(())
 }
 
+// attack: B7
 #[test]
 fn a_bank_that_is_off_is_named() -> TestResult {
     let Some(bench) = Bench::with_banks(&[Bank::Sha384])? else { return Ok(()) };
@@ -357,6 +365,7 @@ fn tap(target: &str, flips: bool) -> std::io::Result<(String, Arc<Mutex<Vec<u8>>
     Ok((format!("swtpm:host=127.0.0.1,port={own}"), seen))
 }
 
+// attack: B6
 #[test]
 fn who_listens_on_the_bus_does_not_learn_the_key() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
@@ -380,6 +389,7 @@ fn who_listens_on_the_bus_does_not_learn_the_key() -> TestResult {
     Ok(())
 }
 
+// attack: B6
 #[test]
 fn an_answer_that_was_changed_on_its_way_is_refused() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };

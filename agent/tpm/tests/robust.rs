@@ -115,6 +115,7 @@ fn a_cleared_tpm_keeps_its_identity() -> TestResult {
     Ok(())
 }
 
+// attack: B3
 #[test]
 fn a_tpm_with_new_seeds_is_another_one() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };

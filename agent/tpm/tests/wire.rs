@@ -19,6 +19,7 @@ const START_SESSION: u32 = 0x176;
 const POLICY_SECRET: u32 = 0x151;
 const ACTIVATE: u32 = 0x147;
 
+// attack: B6
 #[test]
 fn who_listens_on_the_bus_learns_neither_secret_nor_what_is_signed() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
@@ -88,6 +89,7 @@ impl Meddle for Changes {
     }
 }
 
+// attack: B6
 #[test]
 fn an_answer_that_was_changed_on_its_way_is_refused() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };

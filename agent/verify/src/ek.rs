@@ -355,6 +355,7 @@ fn is_roca(modulus: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    // attack: B8
     #[test]
     fn powers_of_65537_are_weak_and_other_moduli_are_not() {
         // 65537 squared; and 2^2047 + 1, which leaves the subgroup at a small prime.

@@ -326,6 +326,7 @@ fn a_report_ends_with_the_failed_check() {
     }
 }
 
+// attack: A2 A7 A13
 #[test]
 fn every_changed_byte_is_refused() {
     let case = Case::new();
@@ -361,6 +362,7 @@ fn every_changed_byte_is_refused() {
     }
 }
 
+// attack: A16
 #[test]
 fn padding_behind_the_certificate_is_tolerated() {
     for padding in [0x00, 0xFF] {
@@ -372,6 +374,7 @@ fn padding_behind_the_certificate_is_tolerated() {
     }
 }
 
+// attack: A6 B1
 #[test]
 fn relayed_reflected_and_replayed_evidence_is_refused() {
     let changes: [fn(&mut Binding); 5] = [
@@ -388,6 +391,7 @@ fn relayed_reflected_and_replayed_evidence_is_refused() {
     }
 }
 
+// attack: A3 B2
 #[test]
 fn attestation_keys_of_another_kind_are_refused() {
     for (attributes, check, reason) in [
@@ -407,6 +411,7 @@ fn attestation_keys_of_another_kind_are_refused() {
     Case::new().policy_refused(Check::SameTpm, "expects nothing", |p| p.same_tpm = SameTpm::Activated(&[]));
 }
 
+// attack: B8
 #[test]
 fn ek_certificates_that_prove_nothing_are_refused() {
     let refused = |change: fn(&mut CertificateParams), reason: &str| {
@@ -455,6 +460,7 @@ fn ek_certificates_that_prove_nothing_are_refused() {
     assert!(verdict.unwrap_err().reason.contains("certificate is valid from"));
 }
 
+// attack: A8 B5
 #[test]
 fn counters_only_go_up() {
     let now = Counters { clock_ms: 5000, reset_count: 3, restart_count: 0, safe: true, firmware_version: 7 };
@@ -480,6 +486,7 @@ fn counters_only_go_up() {
     assert!(accepted(&crashed, Counters { clock_ms: 5001, reset_count: 2, ..now }));
 }
 
+// attack: A11 A12
 #[test]
 fn what_no_event_explains_is_refused() {
     for index in QUOTED {
@@ -496,6 +503,7 @@ fn what_no_event_explains_is_refused() {
     case.refused(Check::Logs, "own log: record 0");
 }
 
+// attack: A17 P2
 #[test]
 fn what_is_not_the_release_is_named() {
     let mut case = Case::new();
@@ -536,6 +544,7 @@ fn what_is_not_the_release_is_named() {
     case.refused(Check::Release, "starts a program more");
 }
 
+// attack: P2
 #[test]
 fn either_of_two_releases_but_not_a_mixture() {
     let case = Case::new();
@@ -557,6 +566,7 @@ fn either_of_two_releases_but_not_a_mixture() {
     assert_eq!(judge(&[&other; 3]).unwrap_err().check, Check::Sizes);
 }
 
+// attack: P1
 #[test]
 fn phases_are_complete_and_in_order() {
     let with = |phases: &[&str], settings: &[&str]| {
@@ -577,6 +587,7 @@ fn phases_are_complete_and_in_order() {
     with(&phase::ALL, &[r#"{"shell":true}"#]).refused(Check::Additions, "node settings are not understood");
 }
 
+// attack: C3
 #[test]
 fn the_state_volume_is_the_pinned_one() {
     let with = |volumes: &[&str]| {
@@ -613,6 +624,7 @@ fn the_state_volume_is_the_pinned_one() {
     with(&["a volume"]).refused(Check::State, "names no state volume");
 }
 
+// attack: A10 A17
 #[test]
 fn what_was_added_to_the_boot_is_named() {
     let case = Case::new().again(|m| {
@@ -633,6 +645,7 @@ fn what_was_added_to_the_boot_is_named() {
     case.refused(Check::Events, "unknown type 0x1234");
 }
 
+// attack: P3
 #[test]
 fn secure_boot_is_judged_by_content() {
     type Change = fn(&mut ReleasePredicate);
@@ -665,6 +678,7 @@ fn secure_boot_is_judged_by_content() {
     case.refused(Check::Events, "stands behind the separator");
 }
 
+// attack: A17 P4
 #[test]
 fn firmware_is_compared_with_what_is_pinned() {
     let case = Case::new();
@@ -682,6 +696,7 @@ fn firmware_is_compared_with_what_is_pinned() {
     assert!(judge(&pinned).reason.contains("has no pinned value"));
 }
 
+// attack: A5 A11
 #[test]
 fn weak_banks_and_wrong_sizes_are_refused() {
     Case::new().policy_refused(Check::Sizes, "none of sha256 and sha384", |p| p.bank = Bank::Sha1);

@@ -51,6 +51,7 @@ impl Vectors {
     }
 }
 
+// attack: A1 A2 A3 A7
 #[test]
 fn genuine_quotes_are_accepted_and_forged_ones_refused_for_the_right_reason() {
     let Some(vectors) = Vectors::open() else { return };
@@ -85,6 +86,7 @@ fn genuine_quotes_are_accepted_and_forged_ones_refused_for_the_right_reason() {
     }
 }
 
+// attack: A6
 #[test]
 fn nonces_are_not_compared_by_prefix() {
     let Some(vectors) = Vectors::open() else { return };

@@ -161,6 +161,7 @@ struct Track {
     usual: Duration,
 }
 
+// attack: P8
 #[test]
 fn cut_off_at_100_random_instants_a_disk_never_boots_half_an_image_and_a_second_run_mends_it() {
     let seed = std::env::var("PILLAR_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
@@ -394,6 +395,7 @@ fn the_disk_of_the_running_system_is_refused_and_listed_as_such() {
     assert!(code == 3 && text.contains("this system runs from it"), "{code}: {text}");
 }
 
+// attack: P8
 #[test]
 fn an_image_that_its_release_does_not_know_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -215,6 +215,7 @@ fn ahci_with_e1000e_crb_and_the_chipsets_watchdog() -> Result<()> {
     AHCI.run()
 }
 
+// attack: B7
 #[test]
 fn usb_storage_with_vmxnet3_and_a_tpm_without_sha256_is_refused_by_default() -> Result<()> {
     USB.run()
@@ -237,6 +238,7 @@ fn virtio_blk_with_vmxnet3_and_tis() -> Result<()> {
 
 /// A BIOS starts the kernel: there is a TPM, and a log of it, but none that tells of our loader and UKI. (That no log at
 /// all is refused, `agent/daemon` tests.)
+// attack: B7
 #[test]
 fn started_by_a_bios_it_boots_and_is_refused_by_attest() -> Result<()> {
     let bench = Bench::with("bios", Files::of_flavour(FLAVOUR)?)?;

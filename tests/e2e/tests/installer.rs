@@ -80,6 +80,7 @@ fn an_installed_disk_boots_and_proves_itself() -> Result<()> {
 }
 
 /// What is sealed to the release's signed policies stays closed to an installer that the same keys signed.
+// attack: P7
 #[test]
 fn the_installers_uki_carries_no_policy_signature() -> Result<()> {
     let bench = Bench::new("installer-uki")?;
@@ -93,6 +94,7 @@ fn the_installers_uki_carries_no_policy_signature() -> Result<()> {
     Ok(())
 }
 
+// attack: P7
 #[test]
 fn two_disks_that_could_be_meant_are_both_left_alone() -> Result<()> {
     let bench = Bench::new("installer-two-disks")?;

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
+// attack: P9
 #[test]
 fn a_pillar_enrols_our_keys_proves_itself_and_comes_back_after_a_reboot() -> Result<()> {
     let bench = Bench::new("life")?;

@@ -28,6 +28,7 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
+// attack: P6
 #[test]
 fn the_machine_comes_back_with_what_was_synced() -> Result<()> {
     let runs = number("PILLAR_POWER_CUTS").unwrap_or(2);

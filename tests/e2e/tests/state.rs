@@ -111,6 +111,7 @@ fn on_a_larger_disk_the_volume_takes_what_is_there() -> Result<()> {
     Ok(())
 }
 
+// attack: C4
 #[test]
 fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
     let bench = Bench::new("state-epoch")?;
@@ -170,6 +171,7 @@ fn machine_in(bench: &Bench, folder: &str, disk: &Disk) -> Result<Builder> {
     Ok(bench.machine(disk)?.dir(bench.dir().join(folder)))
 }
 
+// attack: C5 P5
 #[test]
 fn on_another_machine_it_stays_closed_until_k_operators_recover_it() -> Result<()> {
     let bench = Bench::new("state-recovery")?;
@@ -234,6 +236,7 @@ fn on_another_machine_it_stays_closed_until_k_operators_recover_it() -> Result<(
     Ok(())
 }
 
+// attack: C3 P4
 #[test]
 fn look_alikes_and_other_firmware_are_named_and_nothing_is_written_over() -> Result<()> {
     let bench = Bench::new("state-look-alike")?;

@@ -27,12 +27,14 @@ fn refused(test: &str, damage: impl FnOnce(&Disk) -> Result<()>, reasons: &[&str
     Ok(())
 }
 
+// attack: C1
 #[test]
 fn a_flipped_bit_in_root_data_is_not_run() -> Result<()> {
     // Block 0 has the file system's superblock: nothing can be read without it.
     refused("root-data", |disk| disk.flip_in("root-a", 1024 + 100), VERITY_REFUSALS)
 }
 
+// attack: C1
 #[test]
 fn a_flipped_bit_in_the_blocks_of_init_is_not_run() -> Result<()> {
     let refusal = |disk: &Disk| {
@@ -55,12 +57,14 @@ fn a_flipped_bit_in_the_blocks_of_init_is_not_run() -> Result<()> {
     refused("init-data", refusal, VERITY_REFUSALS)
 }
 
+// attack: C1
 #[test]
 fn a_flipped_bit_in_the_verity_tree_is_not_run() -> Result<()> {
     // The hash block behind the superblock is the root of the tree.
     refused("verity-tree", |disk| disk.flip_in("root-a-verity", 4096 + 10), VERITY_REFUSALS)
 }
 
+// attack: C1
 #[test]
 fn a_flipped_bit_in_the_verity_superblock_is_not_run() -> Result<()> {
     // The salt: every hash comes out differently. Or a field that init checks.
@@ -68,6 +72,7 @@ fn a_flipped_bit_in_the_verity_superblock_is_not_run() -> Result<()> {
     refused("verity-superblock", |disk| disk.flip_in("root-a-verity", 88 + 3), &reasons)
 }
 
+// attack: C1
 #[test]
 fn a_flipped_bit_in_the_loader_is_not_run() -> Result<()> {
     let damage = |disk: &Disk| {
@@ -102,16 +107,19 @@ fn uki_sections(test: &str, half: usize) -> Result<()> {
     Ok(())
 }
 
+// attack: C1
 #[test]
 fn a_flipped_bit_in_any_section_of_the_uki_is_not_run_even() -> Result<()> {
     uki_sections("uki-even", 0)
 }
 
+// attack: C1
 #[test]
 fn a_flipped_bit_in_any_section_of_the_uki_is_not_run_odd() -> Result<()> {
     uki_sections("uki-odd", 1)
 }
 
+// attack: C2
 #[test]
 fn a_uki_with_a_foreign_signature_or_none_is_not_run() -> Result<()> {
     let tools = Tools::open()?;
@@ -170,6 +178,7 @@ fn a_uki_with_a_foreign_signature_or_none_is_not_run() -> Result<()> {
     refused("foreign", foreign, SECURE_BOOT_REFUSALS)
 }
 
+// attack: C1
 #[test]
 fn both_copies_of_the_partition_table_damaged_do_not_boot() -> Result<()> {
     let damage = |disk: &Disk| {
@@ -200,16 +209,19 @@ fn one_copy(test: &str, offset: impl FnOnce(&Disk) -> Result<u64>) -> Result<()>
     Ok(())
 }
 
+// attack: C1
 #[test]
 fn a_damaged_primary_partition_table_is_repaired_before_it_is_used() -> Result<()> {
     one_copy("gpt-primary", |_| Ok(1024 + 40))
 }
 
+// attack: C1
 #[test]
 fn a_damaged_backup_partition_table_is_repaired_before_it_is_used() -> Result<()> {
     one_copy("gpt-backup", |disk| Ok(disk.bytes()? - 512 + 24))
 }
 
+// attack: C1 A17
 #[test]
 fn a_changed_loader_setting_on_the_esp_is_refused_by_attest() -> Result<()> {
     let bench = Bench::new("esp")?;
@@ -230,6 +242,7 @@ fn a_changed_loader_setting_on_the_esp_is_refused_by_attest() -> Result<()> {
     Ok(())
 }
 
+// attack: C2 P3
 #[test]
 fn secure_boot_off_boots_and_is_refused_by_attest() -> Result<()> {
     let bench = Bench::new("secure-boot-off")?;
@@ -262,6 +275,7 @@ fn secure_boot_off_boots_and_is_refused_by_attest() -> Result<()> {
     Ok(())
 }
 
+// attack: B7
 #[test]
 fn without_a_tpm_it_boots_and_is_refused_by_attest() -> Result<()> {
     let bench = Bench::new("no-tpm")?;

@@ -6,6 +6,7 @@ use pillar_e2e::guest;
 /// More than the file system has before it is grown, less than a busy host minds.
 const DISK_MIB: u64 = 320;
 
+// attack: C1 P6
 #[test]
 fn volumes_are_made_cut_short_made_anew_grown_reopened_and_damaged() -> Result<()> {
     let folder = tempfile::tempdir()?;
