@@ -3,3 +3,8 @@
 
 mod doubles;
 mod good;
+mod injected;
+mod living;
+mod raw;
+mod refused;
+mod tls;
