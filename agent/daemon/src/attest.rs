@@ -3,8 +3,9 @@
 
 use crate::metrics::Metrics;
 use crate::places::{self, Places};
-use pillar_model::{Binding, Evidence};
-use pillar_tpm::{Identity, Tpm};
+use pillar_layout::pcr;
+use pillar_model::{Bank, Binding, Evidence, PcrIndex};
+use pillar_tpm::{Clock, Identity, Tpm};
 use pillar_verify::qualifying_data;
 use pillar_wire::Challenge;
 use std::io;
@@ -14,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// Requests that may wait. More callers than that at once are more than a pillar has verifiers.
-const QUEUE: usize = 4;
+/// Requests that may wait: some operators', and two for each peer that comes at the same moment.
+const QUEUE: usize = 64;
 /// How long a caller waits. Making an RSA EK takes a slow TPM half a minute, once.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a quote is made again because init measured something meanwhile. It does so at boot alone.
@@ -51,6 +52,9 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 enum Request {
     Identity(Reply<Identity>),
     Evidence(Box<Challenge>, Box<Binding>, Reply<Evidence>),
+    PeerEvidence(Box<Binding>, Vec<u8>, Reply<Evidence>),
+    Sign([u8; 32], Reply<Vec<u8>>),
+    Clock(Reply<Clock>),
 }
 
 /// The way to the thread.
@@ -81,17 +85,39 @@ impl Attester {
         self.ask(|reply| Request::Evidence(Box::new(challenge), Box::new(binding), reply)).await
     }
 
+    /// Evidence for another pillar, who has the AK enrolled: no credential is activated.
+    pub async fn peer_evidence(&self, binding: Binding, heartbeat_key: Vec<u8>) -> Result<Evidence, Error> {
+        self.ask(|reply| Request::PeerEvidence(Box::new(binding), heartbeat_key, reply)).await
+    }
+
+    /// The TPM's clock and counters.
+    pub async fn clock(&self) -> Result<Clock, Error> {
+        self.ask(Request::Clock).await
+    }
+
+    /// A signature by the TLS key over this SHA-256, as DER. Blocks: not for the event loop's thread.
+    pub fn sign_blocking(&self, digest: [u8; 32]) -> Result<Vec<u8>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Sign(digest, reply))?;
+        // The thread answers each request or ends; the TPM library has time-outs of its own.
+        answer.blocking_recv().map_err(|_| Error::Stopping)?
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(request(reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Error::Busy,
-            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
-        })?;
+        self.send(request(reply))?;
         match timeout(PATIENCE, answer).await {
             Err(_) => Err(Error::TimedOut),
             Ok(Err(_)) => Err(Error::Stopping),
             Ok(Ok(result)) => result,
         }
+    }
+
+    fn send(&self, request: Request) -> Result<(), Error> {
+        self.requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
+        })
     }
 }
 
@@ -115,7 +141,23 @@ impl Worker {
                     self.metrics.count_quote(result.is_ok());
                     let _ = reply.send(result);
                 }
-                Request::Identity(_) | Request::Evidence(..) => {}
+                Request::PeerEvidence(binding, heartbeat_key, reply) if !reply.is_closed() => {
+                    let result =
+                        self.with_tpm(|tpm, places| peer_evidence(tpm, places, &binding, heartbeat_key));
+                    self.metrics.count_quote(result.is_ok());
+                    let _ = reply.send(result);
+                }
+                Request::Sign(digest, reply) if !reply.is_closed() => {
+                    let _ = reply.send(self.with_tpm(|tpm, _| Ok(tpm.sign_tls(&digest)?)));
+                }
+                Request::Clock(reply) if !reply.is_closed() => {
+                    let _ = reply.send(self.with_tpm(|tpm, _| Ok(tpm.clock()?)));
+                }
+                Request::Identity(_)
+                | Request::Evidence(..)
+                | Request::PeerEvidence(..)
+                | Request::Sign(..)
+                | Request::Clock(_) => {}
             }
         }
     }
@@ -144,26 +186,43 @@ fn evidence(
     binding: &Binding,
 ) -> Result<Evidence, Error> {
     let activated = tpm.activate(&challenge.credential_blob, &challenge.encrypted_secret)?;
-    let identity = tpm.identity()?;
+    let Identity { ak_public, ek_public, ek_certificate, .. } = tpm.identity()?;
+    let quoted = quoted(tpm, places, challenge.bank, &challenge.pcrs, binding, Vec::new())?;
+    Ok(Evidence { activated, ak_public, ek_public, ek_certificate, ..quoted })
+}
+
+/// What another pillar is shown: it knows the keys from the entry that admitted this machine.
+fn peer_evidence(
+    tpm: &mut Tpm,
+    places: &Places,
+    binding: &Binding,
+    heartbeat_key: Vec<u8>,
+) -> Result<Evidence, Error> {
+    let pcrs = pcr::QUOTED.map(|pcr| PcrIndex::new(pcr).expect("the plan names PCRs that exist"));
+    let Identity { ak_public, ek_public, .. } = tpm.identity()?;
+    let quoted = quoted(tpm, places, Bank::Sha256, &pcrs, binding, heartbeat_key)?;
+    Ok(Evidence { ak_public, ek_public, ..quoted })
+}
+
+/// The logs and a quote that covers them.
+fn quoted(
+    tpm: &mut Tpm,
+    places: &Places,
+    bank: Bank,
+    pcrs: &[PcrIndex],
+    binding: &Binding,
+    heartbeat_key: Vec<u8>,
+) -> Result<Evidence, Error> {
     for _ in 0..TRIES {
         let event_log = places.event_log()?;
         let cel = places.cel()?;
-        let qualifying = qualifying_data(binding, &event_log, &cel);
-        let quote = tpm.quote(challenge.bank, &challenge.pcrs, &qualifying)?;
+        let qualifying = qualifying_data(binding, &event_log, &cel, &heartbeat_key);
+        let quote = tpm.quote(bank, pcrs, &qualifying)?;
         // Log and quote must tell the same: a measurement that came between them has moved the log. Init makes all of
         // its own before it starts the agent, so a second try is rare.
         if places.cel()? == cel {
-            return Ok(Evidence {
-                attest: quote.attest,
-                signature: quote.signature,
-                ak_public: identity.ak_public,
-                ek_public: identity.ek_public,
-                ek_certificate: identity.ek_certificate,
-                activated,
-                event_log,
-                cel,
-                heartbeat_key: Vec::new(),
-            });
+            let pillar_tpm::Quote { attest, signature } = quote;
+            return Ok(Evidence { attest, signature, event_log, cel, heartbeat_key, ..Evidence::default() });
         }
     }
     Err(Error::Unstable)

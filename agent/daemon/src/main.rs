@@ -8,11 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod attest;
+mod chain;
 mod channel;
 mod kmsg;
 mod logs;
 mod metrics;
 mod options;
+mod peers;
 mod places;
 mod privileges;
 mod recovery;
@@ -29,6 +31,9 @@ use places::Places;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+/// Handshakes and judgements; the verifier keeps nothing large on the stack.
+const THREAD_STACK_BYTES: usize = 512 * 1024;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -55,20 +60,45 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let identity = tls::Identity::generate().context("cannot make the TLS certificate")?;
     let operators =
         tls::Operators::parse(&places.operators()?).context("cannot use the operators' certificates")?;
+    let signers = operators.signers();
     let tls = tls::server_config(&identity, operators).context("cannot set up TLS")?;
     let listener = server::listen(options.listen)?;
+    let peer_listener = peers::listen(options.listen_peers).context("cannot listen for other pillars")?;
     privileges::drop_all().context("cannot drop privileges")?;
 
     let places = Arc::new(places);
     let metrics = Arc::new(Metrics::default());
     let attester = attest::Attester::start(options.tcti.clone(), Arc::clone(&places), Arc::clone(&metrics))
         .context("cannot start the TPM's thread")?;
+    let chain = Arc::new(chain::Chain::open(&places, signers));
+    let shared = Arc::new(peers::Shared::new(chain, Arc::clone(&places), attester.clone())?);
     let recovery = recovery::Recovery::default();
-    let pillar = service::Pillar { places, attester, metrics: Arc::clone(&metrics), recovery };
-    tokio::runtime::Builder::new_current_thread()
+    let pillar = service::Pillar {
+        places,
+        attester,
+        metrics: Arc::clone(&metrics),
+        recovery,
+        peers: Arc::clone(&shared),
+    };
+    let server = server::Server::new(listener, tls, identity.spki, pillar, metrics)?;
+    let peers = peers::Peers::new(shared, peer_listener);
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_stack_size(THREAD_STACK_BYTES)
         .build()
-        .context("cannot start the event loop")?
-        .block_on(server::Server::new(listener, tls, identity.spki, pillar, metrics)?.run())
-        .context("cannot serve")
+        .context("cannot start the event loop")?;
+    let served = runtime.block_on(async {
+        let peers = tokio::spawn(peers.run());
+        tokio::select! {
+            served = server.run() => served.context("cannot serve"),
+            ended = peers => match ended {
+                Ok(Ok(())) => Err(anyhow::anyhow!("the pillars' part of the agent ended")),
+                Ok(Err(error)) => Err(error).context("cannot serve other pillars"),
+                Err(failed) => Err(failed).context("the pillars' part of the agent failed"),
+            },
+        }
+    });
+    // Threads that wait for the TPM are not waited for.
+    runtime.shutdown_background();
+    served
 }

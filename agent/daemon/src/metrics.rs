@@ -1,6 +1,7 @@
 //! Prometheus metrics: counters of this process, and gauges read when asked for.
 
 use pillar_model::{Boot, Tpm, WorkloadState};
+use rustix::time::{ClockId, clock_gettime};
 use std::fmt::{Display, Write as _};
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +53,10 @@ impl Metrics {
         if let Some(bytes) = resident_bytes {
             page.gauge("pillar_agent_resident_bytes", "Resident memory of the agent.", bytes);
         }
+        if let Ok(time) = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)) {
+            let help = "Processor time that the agent has used.";
+            page.counter("pillar_agent_cpu_seconds_total", help, time.as_secs_f64());
+        }
         if let Some(boot) = boot {
             page.boot(boot);
         }
@@ -80,7 +85,7 @@ impl Page {
         let _ = writeln!(self.0, "{name} {value}");
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
         self.head(name, "counter", help);
         let _ = writeln!(self.0, "{name} {value}");
     }
@@ -113,7 +118,7 @@ impl Page {
         self.counter(
             "pillar_workload_restarts_total",
             "Times the workload was started again.",
-            boot.workload.restarts.into(),
+            boot.workload.restarts,
         );
         self.gauge("pillar_agent_starts", "Times the agent was started in this boot.", boot.agent_starts);
         self.gauge("pillar_tpm_present", "1 when the boot was measured.", number(boot.tpm == Tpm::Present));

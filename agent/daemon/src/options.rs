@@ -15,6 +15,9 @@ pub struct Options {
     /// Address to listen on [default: every address, port 7443]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Address to listen on for other pillars [default: every address, port 7444]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen_peers: Option<SocketAddr>,
     /// Where the TPM is, as tpm2-tss names it
     #[arg(long, value_name = "TCTI", default_value = "device:/dev/tpmrm0")]
     pub tcti: String,

@@ -3,8 +3,8 @@
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
-use pillar_layout::{root, run};
-use pillar_model::{Boot, StateReport};
+use pillar_layout::{NODE_SETTINGS_MAX_BYTES, root, run};
+use pillar_model::{Boot, NodeSettings, StateReport};
 use pillar_wire::limit;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write as _};
@@ -23,6 +23,9 @@ const OPERATORS_MAX_BYTES: usize = 256 * 1024;
 /// How many readers of the kernel log there can be at once: each needs a file of its own, opened before the capability
 /// for it is dropped.
 pub const LOG_READERS: usize = 4;
+
+/// The entries' folder in the agent's.
+const ENTRIES: &str = "entries";
 
 /// What went wrong with a file, and which.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,7 @@ pub struct Places {
     event_log: Option<Mutex<File>>,
     kmsg: Mutex<Vec<File>>,
     init_socket: PathBuf,
+    state: PathBuf,
 }
 
 impl Places {
@@ -98,7 +102,23 @@ impl Places {
             event_log: File::open(below(EVENT_LOG)).ok().map(Mutex::new),
             kmsg: Mutex::new(readers),
             init_socket: below(run::INIT_SOCKET),
+            state: below(root::AGENT_STATE),
         })
+    }
+
+    /// The folder of the cluster's entries on the state volume. `NotFound` when the volume is not open.
+    pub fn entries(&self) -> io::Result<Dir> {
+        let state = Dir::open_ambient_dir(&self.state, ambient_authority())?;
+        match state.create_dir(ENTRIES) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => state.open_dir(ENTRIES),
+        }
+    }
+
+    /// The node settings as init measured them, when there are any that can be read.
+    pub fn node_settings(&self) -> NodeSettings {
+        let text = read(&self.run, run::NODE, NODE_SETTINGS_MAX_BYTES).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// What init knows about this boot, as of now.

@@ -104,7 +104,7 @@ impl Server {
         listener.set_nonblocking(true)?;
         let pillar = Arc::new(pillar);
         let grpc = PillarServer::from_arc(Arc::clone(&pillar))
-            .max_decoding_message_size(limit::REQUEST_BYTES)
+            .max_decoding_message_size(limit::OPERATOR_REQUEST_BYTES)
             .max_encoding_message_size(limit::REPLY_BYTES);
         let shared = Shared {
             tls: TlsAcceptor::from(Arc::new(tls)),

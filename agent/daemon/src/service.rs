@@ -1,12 +1,16 @@
 //! The calls of `pillar.v1.Pillar`: message in, typed work, message or status out.
 
 use crate::attest::{self, Attester};
+use crate::chain::{self, Submitted};
 use crate::channel::Channel;
 use crate::logs::{self, Records};
 use crate::metrics::{self, Metrics};
+use crate::peers::Shared;
+use crate::peers::beat::wall_unix_ms;
 use crate::places::{self, Places};
 use crate::recovery::{Progress, Recovery};
 use pillar_layout::{request, root};
+use pillar_model::PillarId;
 use pillar_wire::{Challenge, Identity, Status as PillarStatus, proto};
 use rustix::time::{ClockId, clock_gettime};
 use std::error::Error as StdError;
@@ -17,7 +21,6 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
 /// What the calls work with.
-#[derive(Debug)]
 pub struct Pillar {
     /// Files.
     pub places: Arc<Places>,
@@ -27,6 +30,8 @@ pub struct Pillar {
     pub metrics: Arc<Metrics>,
     /// Shares of the recovery key.
     pub recovery: Recovery,
+    /// The other pillars.
+    pub peers: Arc<Shared>,
 }
 
 impl Pillar {
@@ -76,6 +81,7 @@ impl proto::pillar_server::Pillar for Pillar {
             tls_public,
             tls_attest,
             tls_signature,
+            ..
         } = identity;
         let identity =
             Identity { ek_public, ek_certificate, ak_public, tls_public, tls_attest, tls_signature };
@@ -183,28 +189,73 @@ impl proto::pillar_server::Pillar for Pillar {
         &self,
         _request: Request<proto::ClusterRequest>,
     ) -> Result<Response<proto::ClusterReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(self.peers.cluster_reply()))
     }
 
     async fn entries(
         &self,
-        _request: Request<proto::EntriesRequest>,
+        request: Request<proto::EntriesRequest>,
     ) -> Result<Response<proto::EntriesReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let chain = &self.peers.chain;
+        let envelopes = chain.entries(request.into_inner().from);
+        Ok(Response::new(proto::EntriesReply { envelopes, pending: chain.pending() }))
     }
 
     async fn submit(
         &self,
-        _request: Request<proto::SubmitRequest>,
+        request: Request<proto::SubmitRequest>,
     ) -> Result<Response<proto::SubmitReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let channel = channel(&request)?;
+        let envelope = request.into_inner().envelope;
+        let chain = Arc::clone(&self.peers.chain);
+        let now = wall_unix_ms() / 1000;
+        // Off the event loop: an entry is synced to the disk.
+        let submitted = tokio::task::spawn_blocking(move || chain.submit(&envelope, now)).await;
+        let submitted = submitted.map_err(|error| Status::internal(error.to_string()))?;
+        let Submitted { serial, have, needed, applied } = submitted.map_err(|error| {
+            warn!("entry given by {channel} refused: {}", words(&error));
+            not_taken(&error)
+        })?;
+        match applied {
+            true if needed > 0 => info!("entry {serial} approved, given by {channel}"),
+            true => {}
+            false => info!("entry {serial} proposed by {channel}, {have} of {needed} signatures"),
+        }
+        Ok(Response::new(proto::SubmitReply { serial, have, needed, applied }))
     }
 
     async fn attest_peer(
         &self,
-        _request: Request<proto::AttestPeerRequest>,
+        request: Request<proto::AttestPeerRequest>,
     ) -> Result<Response<proto::Peer>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let name = request.into_inner().name;
+        let unknown = || Status::not_found(format!("{name:?} is no member of this pillar's cluster"));
+        let name: PillarId = name.parse().map_err(|_| unknown())?;
+        let cluster = self.peers.chain.cluster().ok_or_else(|| {
+            Status::failed_precondition("this pillar belongs to no cluster: `pillar found` makes one")
+        })?;
+        if cluster.member(&name).is_none() {
+            return Err(unknown());
+        }
+        if self.peers.own_name(&cluster).as_ref() == Some(&name) {
+            return Err(Status::invalid_argument(format!("{name} is this pillar: ask another one")));
+        }
+        self.peers.attest_now(&name).await;
+        self.peers.peer_reply(&cluster, &name).map(Response::new).ok_or_else(unknown)
+    }
+}
+
+fn not_taken(error: &chain::Error) -> Status {
+    match error {
+        chain::Error::Refused(refusal) => {
+            Status::failed_precondition(format!("{}; {}", words(error), refusal.hint()))
+        }
+        chain::Error::Envelope(envelope) => {
+            Status::invalid_argument(format!("{}; {}", words(error), envelope.hint()))
+        }
+        chain::Error::NoPlace(_) => Status::failed_precondition(words(error)),
+        chain::Error::Full => Status::resource_exhausted(words(error)),
+        chain::Error::File { .. } => Status::unavailable(words(error)),
     }
 }
 
@@ -216,7 +267,7 @@ fn ask_init(places: &Places, word: &str) -> std::io::Result<()> {
 }
 
 /// The error and its causes in one line.
-fn words(error: &dyn StdError) -> String {
+pub fn words(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

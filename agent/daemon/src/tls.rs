@@ -2,6 +2,7 @@
 //! that show the certificate of an operator. What is compared is the public key; names, dates and issuers in the
 //! certificates say nothing. No resumption, no tickets, no early data: each connection proves the key anew.
 
+use pillar_model::OperatorKey;
 use pillar_wire::ALPN;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
@@ -108,6 +109,14 @@ impl Operators {
             return Err(Error::NoOperator);
         }
         Ok(Self { spkis, algorithms: ring::default_provider().signature_verification_algorithms })
+    }
+}
+
+impl Operators {
+    /// Those with keys that can sign entries.
+    pub fn signers(&self) -> Vec<OperatorKey> {
+        let key = |spki: &Vec<u8>| spki.strip_prefix(ED25519_SPKI)?.try_into().ok().map(OperatorKey);
+        self.spkis.iter().filter_map(key).collect()
     }
 }
 

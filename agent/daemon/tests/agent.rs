@@ -138,7 +138,8 @@ impl Drop for Agent {
 
 fn command(root: &Path, tcti: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillar-agent"));
-    command.arg("--root").arg(root).args(["--listen", "127.0.0.1:0", "--tcti", tcti]);
+    command.arg("--root").arg(root);
+    command.args(["--listen", "127.0.0.1:0", "--listen-peers", "127.0.0.1:0", "--tcti", tcti]);
     command
 }
 
@@ -304,7 +305,7 @@ async fn requests_outside_the_limits_are_refused_by_name() -> TestResult {
     check(|r| r.bank = "sha1".into(), Code::InvalidArgument, r#"bank is "sha1""#).await;
     check(|r| r.pcrs = vec![7, 7], Code::InvalidArgument, "pcrs is \"7\", must be strictly ascending").await;
     check(|r| r.encrypted_secret = vec![0; 4096], Code::InvalidArgument, "encrypted_secret has 4096").await;
-    check(|r| r.nonce = vec![0; 9000], Code::OutOfRange, "message length too large").await;
+    check(|r| r.nonce = vec![0; 600_000], Code::OutOfRange, "message length too large").await;
 
     // As many readers of the log as there are, and one more.
     let mut readers = Vec::new();

@@ -178,7 +178,7 @@ pub async fn connect(addr: &str, cert_pem: &[u8], key_pem: &[u8]) -> Result<Conn
     let connection = http2_connection(addr, stream).await?;
     let client = PillarClient::with_origin(connection.clone(), http::Uri::from_static("https://pillar"))
         .max_decoding_message_size(limit::REPLY_BYTES)
-        .max_encoding_message_size(limit::REQUEST_BYTES);
+        .max_encoding_message_size(limit::OPERATOR_REQUEST_BYTES);
     Ok(Connected { client, exporter, server_spki, client_spki, connection })
 }
 

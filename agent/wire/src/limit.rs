@@ -3,6 +3,9 @@
 
 /// One request. The largest is an evidence request with a credential for an RSA-2048 EK, well under 1 KiB.
 pub const REQUEST_BYTES: usize = 8 * 1024;
+/// A request to an agent by an operator: the largest is an entry of the cluster's chain, whose envelope has at most
+/// 512 KiB.
+pub const OPERATOR_REQUEST_BYTES: usize = 520 * 1024;
 /// One reply. The largest is evidence: the two logs, and room for everything else.
 pub const REPLY_BYTES: usize = EVENT_LOG_BYTES + CEL_BYTES + 64 * 1024;
 

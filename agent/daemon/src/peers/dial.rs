@@ -1,0 +1,289 @@
+//! Calls one member for as long as it is one: attests it, sends it heartbeats, attests it again, fetches entries.
+
+use super::serve::{OwnEndpoint, condemn};
+use super::table::{PERIOD, REATTEST};
+use super::{Caller, Shared, locked};
+use crate::chain;
+use crate::peers::beat::wall_unix_ms;
+use crate::service::words;
+use pillar_model::PillarId;
+use pillar_session::{Error, PeerChannel, PeerConnection};
+use pillar_wire::proto;
+use pillar_wire::proto::peers_client::PeersClient;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tracing::{debug, info, warn};
+
+/// One address: emulated machines answer within this, and a machine that is off does not at all.
+const CONNECT: Duration = Duration::from_secs(4);
+/// Looking up a name.
+const LOOK_UP: Duration = Duration::from_secs(5);
+/// First pause after a failure...
+const PAUSE_FIRST: Duration = Duration::from_millis(400);
+/// ...and the longest: also the time after which a network that is whole again is noticed.
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// After a refusal: the machine must be mended first.
+const PAUSE_REFUSED: Duration = Duration::from_secs(10);
+/// A peer that answers no heartbeat for so long is called anew: the connection may be dead without knowing it.
+const SILENT: Duration = Duration::from_secs(10);
+/// Try again after an attestation that broke off.
+const REATTEST_SOON: Duration = Duration::from_secs(5);
+/// Heartbeats that wait to be sent. One more means that the peer takes none.
+const UNSENT: usize = 3;
+/// Fetching entries.
+const FETCH: Duration = Duration::from_secs(30);
+/// Addresses that a name may have.
+const ADDRESSES_MAX: usize = 8;
+
+/// Calls `name` until it is no member any more.
+pub async fn run(shared: Arc<Shared>, endpoint: Arc<OwnEndpoint>, name: PillarId, caller: Arc<Caller>) {
+    let call = Call { shared, endpoint, name, caller };
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let begun = Instant::now();
+        let next = match call.once().await {
+            Ok(why) => {
+                debug!("connection with {} ended: {why}", call.name);
+                call.shared.unreachable(&call.name, why);
+                PAUSE_FIRST
+            }
+            Err(error) => call.failed(&error, pause),
+        };
+        pause = if begun.elapsed() > PAUSE_LONGEST { PAUSE_FIRST } else { next };
+        tokio::select! {
+            () = sleep(jittered(pause)) => {}
+            () = call.caller.attest.notified() => {}
+        }
+    }
+}
+
+/// Between three quarters and all of it, so that pillars that lost each other together do not come back in step.
+fn jittered(time: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness there is no jitter, and nothing else is lost.
+    let _ = SystemRandom::new().fill(&mut byte);
+    time * (768 + u32::from(byte[0])) / 1024
+}
+
+struct Call {
+    shared: Arc<Shared>,
+    endpoint: Arc<OwnEndpoint>,
+    name: PillarId,
+    caller: Arc<Caller>,
+}
+
+/// What goes on beside the heartbeats.
+enum Done {
+    Attested(Result<(), Error>),
+    Fetched(Result<usize, String>),
+}
+
+impl Call {
+    /// One connection from its beginning to its end; why it ended.
+    async fn once(&self) -> Result<String, Error> {
+        let tcp = match self.connect().await {
+            Ok(tcp) => tcp,
+            Err(why) => return Ok(why),
+        };
+        let attested = self.endpoint.dial(tcp, &self.name).await?;
+        info!("{} is attested, it runs {}", self.name, attested.proof().version());
+        let channel = Arc::clone(attested.channel());
+        let _kept = self.shared.connected(&self.name, channel.cut().clone());
+        let (_, attested) = attested.split();
+        let client = attested.peers_client().await?;
+        Ok(self.keep(client, &channel).await)
+    }
+
+    /// The pause before the next try.
+    fn failed(&self, error: &Error, pause: Duration) -> Duration {
+        debug!("{}: {}", self.name, words(error));
+        condemn(&self.shared, error);
+        match error {
+            // What it means for the peer has been noted where it was judged.
+            Error::Refused { peer: Some(_), .. } => PAUSE_REFUSED,
+            Error::RefusedByPeer { check, reason, .. } => {
+                let reason = format!("it refuses this pillar: {check}: {reason}");
+                self.shared.unreachable(&self.name, reason);
+                PAUSE_REFUSED
+            }
+            other => {
+                self.shared.unreachable(&self.name, words(other));
+                (pause * 2).min(PAUSE_LONGEST)
+            }
+        }
+    }
+
+    /// A connection to the first address that takes one.
+    async fn connect(&self) -> Result<TcpStream, String> {
+        let row =
+            self.shared.chain.cluster().and_then(|c| c.member(&self.name).map(|row| row.addresses.clone()));
+        let places = self.shared.hints.addresses(&self.name, &row.unwrap_or_default());
+        if places.is_empty() {
+            return Err(
+                "no address is known: neither its entry nor this machine's settings name one".to_owned()
+            );
+        }
+        let mut why = String::new();
+        for place in places {
+            match dial(&place).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => why = format!("{place}: {error}"),
+            }
+        }
+        Err(why)
+    }
+
+    /// Heartbeats, attestations and entries until the connection ends; why it did.
+    async fn keep(&self, mut client: PeersClient<PeerConnection>, channel: &Arc<PeerChannel>) -> String {
+        let (beats, unsent) = mpsc::channel(UNSENT);
+        let mut answers = match client.beat(ReceiverStream::new(unsent)).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => return status.message().to_owned(),
+        };
+        let mut pulse = self.shared.pulse.subscribe();
+        pulse.mark_changed();
+        let mut sent = VecDeque::new();
+        let mut jobs = JoinSet::new();
+        let (mut attesting, mut fetching) = (false, false);
+        let mut attest_at = TokioInstant::now() + jittered(REATTEST);
+        let mut answered = TokioInstant::now();
+        loop {
+            tokio::select! {
+                _ = pulse.changed() => {
+                    let Some(beat) = pulse.borrow_and_update().clone() else { continue };
+                    sent.push_back(Instant::now());
+                    if beats.try_send(beat).is_err() {
+                        return "it takes no heartbeats".to_owned();
+                    }
+                }
+                answer = next(&mut answers) => match answer {
+                    Ok(()) => {
+                        answered = TokioInstant::now();
+                        let round_trip = sent.pop_front().map(|at| at.elapsed()).unwrap_or_default();
+                        self.shared.table().peer(&self.name).answered(round_trip, Instant::now());
+                    }
+                    Err(why) => return channel.cut().reason().map_or(why, |reason| format!("cut: {reason}")),
+                },
+                () = sleep_until(answered + SILENT + PERIOD) => return "it answers no heartbeats".to_owned(),
+                () = sleep_until(attest_at), if !attesting => {
+                    attesting = true;
+                    jobs.spawn(reattest(Arc::clone(&self.endpoint), client.clone(), Arc::clone(channel)));
+                }
+                () = self.caller.attest.notified(), if !attesting => {
+                    attesting = true;
+                    jobs.spawn(reattest(Arc::clone(&self.endpoint), client.clone(), Arc::clone(channel)));
+                }
+                () = self.caller.fetch.notified(), if !fetching => {
+                    fetching = true;
+                    jobs.spawn(fetch(Arc::clone(&self.shared), client.clone()));
+                }
+                Some(job) = jobs.join_next() => match job {
+                    Ok(Done::Attested(result)) => {
+                        attesting = false;
+                        let pause = match &result {
+                            Ok(()) => REATTEST,
+                            Err(error) => self.attested_not(error),
+                        };
+                        attest_at = TokioInstant::now() + jittered(pause);
+                    }
+                    Ok(Done::Fetched(result)) => {
+                        fetching = false;
+                        self.fetched(result);
+                    }
+                    Err(failed) => return format!("a task failed: {failed}"),
+                },
+            }
+        }
+    }
+
+    fn attested_not(&self, error: &Error) -> Duration {
+        warn!("{} was not attested again: {}", self.name, words(error));
+        condemn(&self.shared, error);
+        REATTEST_SOON
+    }
+
+    fn fetched(&self, result: Result<usize, String>) {
+        match result {
+            Ok(0) => {}
+            Ok(new) => info!("{new} entries taken from {}", self.name),
+            Err(why) => warn!("entries of {} are not taken: {why}", self.name),
+        }
+    }
+}
+
+async fn next(answers: &mut Streaming<proto::BeatReply>) -> Result<(), String> {
+    match answers.message().await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err("it ended the connection".to_owned()),
+        Err(status) => Err(status.message().to_owned()),
+    }
+}
+
+async fn dial(place: &str) -> io::Result<TcpStream> {
+    let late = |what: &str| io::Error::new(io::ErrorKind::TimedOut, what.to_owned());
+    let found = timeout(LOOK_UP, tokio::net::lookup_host(place))
+        .await
+        .map_err(|_| late("no name server answers"))??;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in found.take(ADDRESSES_MAX) {
+        match timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => {
+                // Heartbeats are small and wanted now.
+                let _ = tcp.set_nodelay(true);
+                return Ok(tcp);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = late("no answer"),
+        }
+    }
+    Err(last)
+}
+
+async fn reattest(
+    endpoint: Arc<OwnEndpoint>,
+    mut client: PeersClient<PeerConnection>,
+    channel: Arc<PeerChannel>,
+) -> Done {
+    Done::Attested(endpoint.reattest(&mut client, &channel).await.map(drop))
+}
+
+/// Asks for what is missing until nothing more comes.
+async fn fetch(shared: Arc<Shared>, mut client: PeersClient<PeerConnection>) -> Done {
+    let all = async {
+        let mut new = 0;
+        loop {
+            let from = shared.chain.cluster().map_or(0, |cluster| cluster.serial() + 1);
+            let reply = client.chain(proto::EntriesRequest { from }).await;
+            let envelopes = reply.map_err(|status| status.message().to_owned())?.into_inner().envelopes;
+            if envelopes.is_empty() {
+                return Ok(new);
+            }
+            let chain = Arc::clone(&shared.chain);
+            let taken = tokio::task::spawn_blocking(move || chain.take(&envelopes, wall_unix_ms() / 1000));
+            let taken: Result<usize, chain::Error> = taken.await.map_err(|error| error.to_string())?;
+            match taken.map_err(|error| words(&error))? {
+                0 => return Ok(new),
+                some => new += some,
+            }
+        }
+    };
+    Done::Fetched(timeout(FETCH, all).await.unwrap_or_else(|_| Err("it took too long".to_owned())))
+}
+
+impl Shared {
+    /// Has the one who calls `name` ask it for entries.
+    pub(super) fn fetch_from(&self, name: &PillarId) {
+        if let Some(caller) = locked(&self.callers).get(name) {
+            caller.fetch.notify_one();
+        }
+    }
+}

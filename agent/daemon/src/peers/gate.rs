@@ -1,0 +1,115 @@
+//! Who may come in, and what is made of the evidence that they show: the chain's members, and the verifier with the
+//! policy that the chain says.
+
+use super::Shared;
+use super::table::{Peer, REATTEST, Refusal, VERDICT_LIFE, Verdict};
+use pillar_model::{Bank, Binding, Evidence, FirmwareReference, PillarId};
+use pillar_quorum::Releases;
+use pillar_session as session;
+use pillar_verify::{
+    Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, Report, SameTpm, StateVolume, Verified,
+    ak_name, judge,
+};
+use std::time::Instant;
+
+/// What peers quote and are pinned in: the bank that pillars seal to.
+const BANK: Bank = Bank::Sha256;
+
+impl Shared {
+    /// The member whose TLS key this is.
+    pub fn member_by_tls(&self, spki: &[u8]) -> Option<PillarId> {
+        let cluster = self.chain.cluster()?;
+        let own = self.own_name(&cluster);
+        let found = cluster.member_by_tls(spki)?.name.clone();
+        // Oneself is no peer: evidence that comes back is a reflection.
+        (own.as_ref() != Some(&found)).then_some(found)
+    }
+
+    /// Judges what `name` shows, and keeps the verdict. Whoever is refused is cut off everywhere, at once.
+    pub fn judge_peer(
+        &self,
+        name: &PillarId,
+        mut evidence: Evidence,
+        binding: &Binding,
+    ) -> Result<Verified, session::Refusal> {
+        let cluster = self.chain.cluster().ok_or_else(|| policy("this pillar belongs to no cluster"))?;
+        let row = cluster.member(name).ok_or_else(|| policy("it is no member any more"))?;
+        let releases: Vec<_> = cluster.releases().into_iter().flat_map(Releases::iter).collect();
+        if releases.is_empty() {
+            return Err(policy("the cluster's entries name no release yet"));
+        }
+        evidence.ak_public.clone_from(&row.ak_public.0);
+        evidence.ek_public.clone_from(&row.ek_public.0);
+        let ak = ak_name(&row.ak_public.0).map_err(|error| policy(&format!("its row's AK {error}")))?;
+        // A row without values in this bank matches nothing: refused, not waved through.
+        let nothing = FirmwareReference::default();
+        let (previous, living) = self.counters(name, &evidence.heartbeat_key);
+        let policy = Policy {
+            releases: &releases,
+            bank: BANK,
+            ek: EkTrust::Row { ek_public: &row.ek_public.0 },
+            denied_tpm_firmware: &[],
+            same_tpm: SameTpm::PinnedAk(&ak),
+            firmware: Firmware::Pinned(row.firmware.get(&BANK).unwrap_or(&nothing)),
+            state: StateVolume::Pinned(&row.state_volume),
+            exit_boot_services: ExitBootServices::Required,
+            previous: previous.map(with_slack),
+            session: living.map(with_slack),
+        };
+        let (report, verdict) = judge(&evidence, binding, &policy);
+        match &verdict {
+            Ok(verified) => self.table().peer(name).accepted(
+                Verdict {
+                    at: Instant::now(),
+                    counters: verified.counters(),
+                    version: verified.version().to_owned(),
+                    heartbeat_key: evidence.heartbeat_key,
+                },
+                Some(report),
+            ),
+            Err(rejection) => self.refuse(name, refusal(rejection), Some(report)),
+        }
+        self.judged(name);
+        verdict.map_err(Into::into)
+    }
+
+    /// The counters of the last accepted evidence, and those that the agent with this heartbeat key must still have: it
+    /// lives no longer than one boot.
+    fn counters(&self, name: &PillarId, heartbeat_key: &[u8]) -> (Option<Counters>, Option<Counters>) {
+        let table = self.table();
+        let peer = table.get(name);
+        let living = peer
+            .and_then(|peer| peer.live_verdict(Instant::now()))
+            .filter(|verdict| verdict.heartbeat_key == heartbeat_key)
+            .map(|verdict| verdict.counters);
+        (peer.and_then(Peer::previous), living)
+    }
+
+    /// Notes the refusal and cuts every connection with that peer.
+    pub fn refuse(&self, name: &PillarId, refusal: Refusal, report: Option<Report>) {
+        let reason = format!("{}: {}", refusal.check, refusal.reason);
+        self.table().peer(name).refused(refusal, report);
+        self.cut_all(name, &reason);
+    }
+}
+
+/// Two connections with one peer are attested independently, so that an older quote may be judged after a newer one: the
+/// nonces make both fresh, and the clock may be behind by as much as a verdict lives.
+fn with_slack(previous: Counters) -> Counters {
+    let slack = u64::try_from((VERDICT_LIFE + REATTEST).as_millis()).unwrap_or(u64::MAX);
+    Counters { clock_ms: previous.clock_ms.saturating_sub(slack), ..previous }
+}
+
+fn policy(reason: &str) -> session::Refusal {
+    session::Refusal::Policy(reason.to_owned())
+}
+
+fn refusal(rejection: &Rejection) -> Refusal {
+    Refusal {
+        check: rejection.check.name().to_owned(),
+        pcr: rejection.pcr.map(|pcr| pcr.get()),
+        event: rejection.changed.clone(),
+        reason: rejection.reason.clone(),
+        hint: rejection.hint.to_owned(),
+    }
+}
