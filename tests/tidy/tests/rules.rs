@@ -87,7 +87,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
             ],
         ),
         ("pillar-tools", &[]),
-        ("pillar-keys", &["pillar-layout", "pillar-model", "pillar-tools"]),
+        ("pillar-signer", &["pillar-model"]),
+        ("pillar-keys", &["pillar-layout", "pillar-model", "pillar-signer", "pillar-tools"]),
         ("pillar-installer", &["pillar-flash", "pillar-layout"]),
         ("pillar-flash", &["pillar-slot", "pillar-os"]),
         (
