@@ -103,7 +103,7 @@ pub enum Lab {
         all: bool,
     },
     /// Let frames take so much longer, in their order
-    #[command(override_usage = "pillar-qemu lab delay WHERE TIME [--jitter TIME]")]
+    #[command(after_help = LAB_HELP, override_usage = "pillar-qemu lab delay WHERE TIME [--jitter TIME]")]
     Delay {
         /// Which directions, and how long
         #[arg(value_name = "WHERE TIME", num_args = 2..=3, required = true)]
@@ -113,28 +113,28 @@ pub enum Lab {
         jitter: Duration,
     },
     /// Lose a share of the frames
-    #[command(override_usage = "pillar-qemu lab loss WHERE SHARE")]
+    #[command(after_help = LAB_HELP, override_usage = "pillar-qemu lab loss WHERE SHARE")]
     Loss {
         /// Which directions, and how many
         #[arg(value_name = "WHERE SHARE", num_args = 2..=3, required = true)]
         words: Vec<String>,
     },
     /// Deliver a share of the frames twice
-    #[command(override_usage = "pillar-qemu lab dup WHERE SHARE")]
+    #[command(after_help = LAB_HELP, override_usage = "pillar-qemu lab dup WHERE SHARE")]
     Dup {
         /// Which directions, and how many
         #[arg(value_name = "WHERE SHARE", num_args = 2..=3, required = true)]
         words: Vec<String>,
     },
     /// Hold a share of the frames back by 20 ms, so that others overtake them
-    #[command(override_usage = "pillar-qemu lab reorder WHERE SHARE")]
+    #[command(after_help = LAB_HELP, override_usage = "pillar-qemu lab reorder WHERE SHARE")]
     Reorder {
         /// Which directions, and how many
         #[arg(value_name = "WHERE SHARE", num_args = 2..=3, required = true)]
         words: Vec<String>,
     },
     /// Let so many kilobits pass in a second; 0 is no limit
-    #[command(override_usage = "pillar-qemu lab rate WHERE KBIT")]
+    #[command(after_help = LAB_HELP, override_usage = "pillar-qemu lab rate WHERE KBIT")]
     Rate {
         /// Which directions, and how many
         #[arg(value_name = "WHERE KBIT", num_args = 2..=3, required = true)]

@@ -25,6 +25,9 @@ pub fn seats(run_dir: &Path, names: &[String], options: &Up) -> Result<BTreeMap<
         return Ok(BTreeMap::new());
     }
     let _lock = Lab::lock(&dir)?;
+    if options.lab_seed.is_some() && Control::find(&dir)?.is_some() {
+        bail!("the lab's switch runs already\n  hint: `./just lab reset --seed N` has chance begin anew");
+    }
     let mut lab = Lab::make(&dir, options.lab_seed)?;
     let mut joining = Vec::new();
     for name in names {

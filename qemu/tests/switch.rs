@@ -410,3 +410,39 @@ fn the_switch_of_up_serves_the_labs_commands_and_ends_with_the_last_machine() {
     let record = Record::read(&dir.path().join("p2")).expect("readable").expect("written at its start");
     assert!(!record.is_running());
 }
+
+#[test]
+fn machines_that_do_not_come_up_leave_no_switch_behind_and_keep_their_place() {
+    if !ready() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::write(dir.path().join("empty.raw"), vec![0; 1024 * 1024]).expect("the folder is ours");
+    let up = |words: &[&str]| {
+        let usual = ["--image", "empty.raw", "--no-tpm", "--no-secure-boot", "--memory", "256"];
+        let output = pillar_qemu(dir.path(), &[&["up"], words, &usual].concat());
+        assert_eq!(output.status.code(), Some(1));
+        errors(&output)
+    };
+    let text = up(&["2", "--lab-seed", "5"]);
+    assert!(text.contains("lab: the switch runs; its chance begins with 5"), "{text}");
+    assert!(text.contains("found nothing to boot"), "{text}");
+    assert!(text.contains("lab: the switch ended with the last machine"), "{text}");
+    let lab = Lab::open(&Lab::dir_in(dir.path())).expect("readable").expect("made by up");
+    assert!(Control::find(lab.dir()).expect("asked").is_none());
+    let settings = |name: &str| fs::read_to_string(dir.path().join(name).join("node.json")).expect("written");
+    let second = settings("p2");
+    assert!(second.contains("10.77.0.2/24") && second.contains("p1=10.77.0.1:7444"), "{second}");
+    let command = fs::read_to_string(dir.path().join("p2/command.txt")).expect("written");
+    assert!(command.contains("netdev=lab,mac=52:54:00:70:6c:02"), "{command}");
+
+    // Another one joins; those that were there keep what they are told.
+    assert!(up(&["p5"]).contains("its chance begins with 5"));
+    assert!(settings("p5").contains("p5=10.77.0.3:7444"), "{}", settings("p5"));
+    up(&["p2"]);
+    assert_eq!(settings("p2"), second);
+    // Without the lab a machine is as it ever was.
+    let alone = up(&["p2", "--alone"]);
+    assert!(!alone.contains("lab:"), "{alone}");
+    assert!(!settings("p2").contains("10.77"), "{}", settings("p2"));
+}

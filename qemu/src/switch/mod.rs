@@ -37,6 +37,8 @@ use tokio::sync::{mpsc, oneshot};
 const EVENTS: usize = 256;
 /// Frames that wait for one machine to take them: what a network card's ring holds.
 const OUTBOX: usize = 1024;
+/// After a caller could not be taken.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Orders that wait for machines to come.
 const WAITERS_MAX: usize = 64;
 
@@ -294,10 +296,21 @@ impl Hub {
     }
 }
 
+/// The next caller. What keeps one from being taken (no descriptor is free) passes.
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
+        }
+    }
+}
+
 /// Takes the connections of one machine, one after the other.
 async fn serve_port(listener: UnixListener, port: Port, events: mpsc::Sender<Event>) {
     let mut number = 0;
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let stream = accept(&listener).await;
         number += 1;
         tokio::spawn(serve_machine(stream, port, number, events.clone()));
     }
@@ -329,7 +342,8 @@ async fn serve_machine(stream: UnixStream, port: Port, number: u64, events: mpsc
 }
 
 async fn serve_control(listener: UnixListener, events: mpsc::Sender<Event>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let stream = accept(&listener).await;
         let events = events.clone();
         // A caller who goes away in the middle is no matter.
         tokio::spawn(async move { converse(stream, events).await.ok() });
