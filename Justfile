@@ -22,9 +22,10 @@ flash *args: programs
 installer *args: tools keys
     @{{ bin }}/pillar-image installer "$@"
 
-# Boot the image under QEMU with a TPM and Secure Boot, wait until it answers, show its status
+# Boot the image under QEMU with a TPM and Secure Boot (up 4: four machines, made a cluster), wait until it answers, show its status
 up *args: programs
     @{{ bin }}/pillar-qemu up "$@"
+    @{{ bin }}/pillar found --if-several
     @{{ bin }}/pillar status
 
 # Ask the pillar for evidence, verify it here, print every check

@@ -1,18 +1,22 @@
 //! Evidence: asked for, saved, judged. The judgement itself is `pillar_verify`'s; here is what it cannot know: files,
 //! randomness, the clock, the connection, and what was pinned.
 
-use crate::cli::{Judge, Run, Target};
+use crate::cli::{Caller, Judge, Run, Target, Viewer};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::paint::Mark;
+use crate::paint::{Mark, harmless};
 use crate::pins::Pins;
+use crate::policy::PolicyFile;
 use crate::reference::{Reference, now_unix_s};
 use crate::report::{Check, Report, Verdict};
 use crate::saved::Saved;
-use crate::session::{connect, denied};
+use crate::session::{call, connect, denied};
 use crate::target::{Place, files_of};
+use crate::view::{Peer, Witness};
 use pillar_layout::pcr::QUOTED;
-use pillar_model::{Bank, Binding, Evidence, NodeSettings, Nonce, PcrIndex, Role};
-use pillar_verify::{ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verified};
+use pillar_model::{
+    Bank, Binding, Evidence, NodeSettings, Nonce, PcrIndex, PeerState, ReleasePredicate, Role,
+};
+use pillar_verify::{EkTrust, ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verified};
 use pillar_wire::client::Connected;
 use pillar_wire::{Challenge, Identity, proto};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -40,6 +44,7 @@ impl From<Failure> for NoEvidence {
 
 /// An answer to a challenge that was made a moment ago.
 struct Answer {
+    identity: Identity,
     evidence: Evidence,
     binding: Binding,
     /// Wrapped for the keys that the evidence shows; the evidence's `activated` must be the same.
@@ -83,35 +88,86 @@ pub async fn online(target: &Target, judge: &Judge, bank: Bank, forget: bool) ->
     Ok(report)
 }
 
+/// Has a member of the cluster attest another one now.
+pub async fn by_peer(name: &str, from: &str, caller: &Caller) -> Outcome<Report> {
+    let viewer = Viewer { from: Some(from.to_owned()) };
+    let mut witness = Witness::find(&viewer, caller, None).await?;
+    // Says by name when there is no such member.
+    let peer = witness.view.peer(name)?;
+    if peer.said.self_ {
+        return Err(Failure::new(format!("{name} cannot vouch for itself"))
+            .hint(format!("`pillar attest {name}` attests it from here; --from takes another member")));
+    }
+    let request = proto::AttestPeerRequest { name: name.to_owned() };
+    let said = call(&format!("attest {name}"), witness.connected.client.attest_peer(request)).await?;
+    let peer = Peer::try_from(said).map_err(|error| crate::session::malformed("view of a peer", &error))?;
+    if peer.said.verified || peer.state == PeerState::Untrusted {
+        return Ok(Report::from_peer(&witness.place.name, &peer.said));
+    }
+    Err(Failure::new(format!("{} cannot reach {name}: {}", witness.place.name, harmless(&peer.said.reason)))
+        .kind(Kind::Unreachable)
+        .hint(format!("`pillar explain {name} --from {from}` says what was tried")))
+}
+
+/// A machine that has just proved what it runs and which TPM it has.
+pub struct Proved {
+    /// Its keys; EK and AK are those of the evidence.
+    pub identity: Identity,
+    /// The proof.
+    pub verified: Verified,
+}
+
+/// Opens nothing and keeps nothing: has the pillar at the other end of this connection prove that it runs one of the
+/// releases. What was pinned of it does not count.
+pub async fn prove(place: &Place, connected: &mut Connected, reference: &Reference) -> Outcome<Proved> {
+    proved(place, connected, reference, Purpose::Fresh).await
+}
+
 /// Opens a connection whose other end has just proved that it runs the release. Its state volume need not be open, and
 /// what was pinned of it does not count: that TPM or firmware changed is why somebody recovers.
 pub async fn connect_for_recovery(target: &Target, judge: &Judge) -> Outcome<(Place, Connected)> {
     let place = Place::find(target)?;
     let reference = Reference::load(&place.files, judge)?;
-    let mut connected = connect(&place, target).await?;
-    let refused = |reason: String| {
-        Failure::new(reason)
-            .kind(Kind::Refused)
-            .hint("`pillar attest` shows every check; a share goes only to a pillar that runs the release")
-    };
+    let mut connected = connect(&place, &target.caller).await?;
+    proved(&place, &mut connected, &reference, Purpose::Recovery).await.map_err(|failure| {
+        if failure.kind == Kind::Refused {
+            failure.hint(
+                "`pillar attest` shows every check; a share goes only to a pillar that runs the release",
+            )
+        } else {
+            failure
+        }
+    })?;
+    Ok((place, connected))
+}
+
+async fn proved(
+    place: &Place,
+    connected: &mut Connected,
+    reference: &Reference,
+    purpose: Purpose,
+) -> Outcome<Proved> {
     let bank = Bank::Sha256;
-    let answer = match ask_on(&mut connected, bank).await {
+    let answer = match ask_on(connected, bank).await {
         Ok(answer) => answer,
         Err(NoEvidence::Failure(failure)) => return Err(failure),
         Err(NoEvidence::Refusal(reason)) => {
-            return Err(refused(format!("{} gives no evidence: {reason}", place.name)));
+            return Err(Failure::new(format!("{} gives no evidence: {reason}", place.name))
+                .kind(Kind::Refused)
+                .hint("nothing can be proved without a TPM 2.0 with an EK certificate and both event logs"));
         }
     };
     let same_tpm = SameTpm::Activated(&answer.secret);
-    let expected = Expected { reference: &reference, bank, pins: None, same_tpm };
-    let (report, verified) =
-        judged(&place.name, &answer.evidence, &answer.binding, &expected, Purpose::Recovery);
+    let expected = Expected { reference, bank, pins: None, same_tpm };
+    let (report, verified) = judged(&place.name, &answer.evidence, &answer.binding, &expected, purpose);
     // The verifier's own proof decides, not the words about it.
     match verified {
-        Some(_) => Ok((place, connected)),
+        Some(verified) => Ok(Proved { identity: answer.identity, verified }),
         None => {
             let why = report.refusal().unwrap_or_default();
-            Err(refused(format!("{} is not verified: {why}", place.name)))
+            Err(Failure::new(format!("{} is not verified: {why}", place.name))
+                .kind(report.kind)
+                .hint(format!("`pillar attest {}` shows every check", place.name)))
         }
     }
 }
@@ -136,7 +192,7 @@ pub async fn save(target: &Target, bank: Bank, path: &Path) -> Outcome<String> {
     ))
 }
 
-/// Judges a saved answer.
+/// Judges a saved answer by the files that the arguments or the machine's record name.
 pub fn offline(path: &Path, judge: &Judge, bank: Bank, run: &Run) -> Outcome<Report> {
     let saved = Saved::read(path)?;
     let files = files_of(run, &saved.name);
@@ -153,8 +209,19 @@ pub fn offline(path: &Path, judge: &Judge, bank: Bank, run: &Run) -> Outcome<Rep
             "attest online once (`pillar attest` pins the AK), or give --pins FILE from such an attest",
         ));
     };
+    Ok(judged_saved(&saved, &reference, &pins, bank))
+}
+
+/// Judges a saved answer by a policy file and nothing else.
+pub fn by_policy(path: &Path, policy: &Path, bank: Bank) -> Outcome<Report> {
+    let saved = Saved::read(path)?;
+    let policy = PolicyFile::read(policy)?;
+    Ok(judged_saved(&saved, &policy.reference(), &policy.pins, bank))
+}
+
+fn judged_saved(saved: &Saved, reference: &Reference, pins: &Pins, bank: Bank) -> Report {
     let same_tpm = SameTpm::PinnedAk(&pins.ak_name.0);
-    let expected = Expected { reference: &reference, bank, pins: Some(&pins), same_tpm };
+    let expected = Expected { reference, bank, pins: Some(pins), same_tpm };
     let (mut report, _) = judged(&saved.name, &saved.evidence, &saved.binding, &expected, Purpose::Saved);
     if report.is_verified() {
         report.checks.push(note(
@@ -162,7 +229,7 @@ pub fn offline(path: &Path, judge: &Judge, bank: Bank, run: &Run) -> Outcome<Rep
             "what was true when the evidence was made; `pillar attest` tells of now",
         ));
     }
-    Ok(report)
+    report
 }
 
 /// What evidence is held against.
@@ -206,18 +273,25 @@ fn judged(
     let own = pins
         .filter(|pins| pillar_verify::ak_name(&evidence.ak_public).is_ok_and(|name| name == pins.ak_name.0));
     let firmware = own.and_then(|pins| pins.firmware.get(&bank));
+    let releases: Vec<&ReleasePredicate> = reference.releases.iter().collect();
+    let now_unix_s = now_unix_s();
     let policy = Policy {
-        releases: &[&reference.release],
+        releases: &releases,
         bank,
-        ek_roots: &reference.ek_roots,
-        ek_intermediates: &reference.ek_intermediates,
+        ek: EkTrust::Chain {
+            roots: &reference.ek_roots,
+            intermediates: &reference.ek_intermediates,
+            allowed: &reference.ek_allowed,
+            now_unix_s,
+        },
         same_tpm,
         firmware: firmware.map_or(Firmware::Learn, Firmware::Pinned),
         state: state_volume(own, purpose),
         exit_boot_services: ExitBootServices::Required,
+        denied_tpm_firmware: &[],
         // A saved answer may be older than the last one that was judged.
-        previous: own.filter(|_| purpose != Purpose::Saved).map(|pins| pins.counters),
-        now_unix_s: now_unix_s(),
+        previous: own.filter(|_| purpose != Purpose::Saved).and_then(|pins| pins.counters),
+        session: None,
     };
     let (steps, result) = pillar_verify::judge(evidence, binding, &policy);
     let mut report = Report::from_verifier(name, &steps, &result, firmware.is_none());
@@ -227,6 +301,9 @@ fn judged(
             if rejection.check == pillar_verify::Check::Firmware {
                 report.advise(HINT_FIRMWARE);
             }
+            if rejection.check == pillar_verify::Check::EkCertificate {
+                early_clock(&mut report, &evidence.ek_certificate, now_unix_s);
+            }
             return (report, None);
         }
     };
@@ -235,6 +312,18 @@ fn judged(
         return (report, None);
     }
     (report, Some(verified))
+}
+
+/// A certificate from the future is most often one that is looked at with a clock of the past.
+fn early_clock(report: &mut Report, certificate: &[u8], now_unix_s: u64) {
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else { return };
+    let not_before = parsed.validity().not_before;
+    if i64::try_from(now_unix_s).is_ok_and(|now| now < not_before.timestamp()) {
+        report.kind = Kind::Clock;
+        report.advise(&format!(
+            "this machine's clock says that the certificate is not valid yet (it is from {not_before}): set the clock, or find out why the TPM has such a certificate"
+        ));
+    }
 }
 
 /// The pins are of one TPM; another one, however genuine, is another machine.
@@ -280,7 +369,7 @@ fn no_evidence(name: String, reason: &str) -> Report {
 
 /// Draws a challenge for the pillar's keys and has it answered on one connection.
 async fn ask(place: &Place, target: &Target, bank: Bank) -> Result<Answer, NoEvidence> {
-    ask_on(&mut connect(place, target).await?, bank).await
+    ask_on(&mut connect(place, &target.caller).await?, bank).await
 }
 
 /// The same on a connection that goes on to be used.
@@ -317,7 +406,7 @@ async fn ask_on(connected: &mut Connected, bank: Bank) -> Result<Answer, NoEvide
         attester_spki: connected.server_spki.clone(),
         verifier_spki: connected.client_spki.clone(),
     };
-    Ok(Answer { evidence, binding, secret })
+    Ok(Answer { identity, evidence, binding, secret })
 }
 
 /// A pillar that cannot prove anything is refused; one that cannot be asked is a failure.

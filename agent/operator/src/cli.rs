@@ -1,15 +1,32 @@
-//! The command line as types. Every help text is here.
+//! The command line as types. Every help text is here and in the modules below.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use pillar_model::Bank;
+mod cluster;
+mod options;
+mod state;
+
+pub use cluster::{Admit, ConstitutionAction, Enroll, Found, Revoke};
+pub use options::{
+    BankChoice, Caller, DEFAULT_KEY, Form, Judge, Output, Run, Signing, Target, VerdictForm, VerdictOutput,
+    Via, Viewer,
+};
+pub use state::StateAction;
+
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
-  pillar status                        the pillar that runs, as it describes itself
+  pillar status                        every pillar and who vouches for it, or the one that runs
+  pillar explain p3                    why p3 is not trusted or not up, and what to do
   pillar attest p1                     prove what p1 booted, check by check
+  pillar attest p2 --from p1           the same, by p1's view of p2
   pillar evidence p1 -o p1.cbor        save evidence, to judge it elsewhere
-  pillar verify p1.cbor                judge saved evidence without a network
+  pillar policy p1 -o p1.policy.json   save what it is judged by
+  pillar verify p1.cbor --policy p1.policy.json    judge saved evidence without a network
+  pillar eventlog FILE -o json         replay any firmware's event log
+  pillar found p1 p2 p3 p4 --cluster lab           make a cluster of machines that run
+  pillar enroll p5                     propose a new machine to the cluster
+  pillar admit p5 --key operator-2.key the next operator looks at it and signs
   pillar logs p1 -n 20 -f              the last 20 records, then all that follow
   pillar state status p1               is its state volume open, and who can recover it
   pillar attest --addr 192.0.2.7:7443 --ek-ca roots.pem --pins p7.json
@@ -19,12 +36,18 @@ Exit codes:
   1  wrong arguments, an unreadable file, or another error
   2  refused: the evidence does not prove what the release says
   3  unreachable: no pillar answers there
-  4  denied: the pillar does not serve this key, or could not do what was asked";
+  4  denied: the pillar does not serve this key, or could not do what was asked
+  5  unknown: there is no pillar of that name
+  6  expired: the constitution must be amended before anything else is decided
+  7  clock: this machine's clock and the pillar's are too far apart, or a certificate is not valid yet
+  8  unsigned: done as far as this operator can; more operators must sign
+  9  no cluster: the pillar belongs to none, or to another one";
 
 /// Talk to pillars and judge what they prove.
 ///
-/// A pillar is a machine booted from the sealed image. `status` shows what one says about itself; `attest` proves it: a
-/// fresh challenge, answered by its TPM, checked here against a release, an EK root and what was pinned before.
+/// A pillar is a machine booted from the sealed image. `status` shows what pillars say about themselves and about each
+/// other; `attest` proves it: a fresh challenge, answered by a TPM, checked here against a release, an EK root and what was
+/// pinned before. Pillars of a cluster attest each other all the time; who belongs to it, operators decide by signing.
 #[derive(Debug, Parser)]
 #[command(name = "pillar", version, after_help = EXAMPLES, max_term_width = 110)]
 pub struct Arguments {
@@ -34,12 +57,32 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Show what a pillar says about itself (not proof)
+    /// Show the pillars of the cluster, or what one pillar says about itself (not proof)
     ///
-    /// Name, version, slot, root hash, boot phases with their times, TPM and workload health, in the pillar's own words.
+    /// Without a name: one line for each pillar, as one of them sees it. The state is up, suspect (attested, but its
+    /// heartbeats are late), down (nothing comes from it) or untrusted (what it showed was refused). With a name, or when a
+    /// single machine without a cluster runs: name, version, slot, root hash, boot phases with their times, TPM and workload
+    /// health, in the pillar's own words.
     Status {
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        viewer: Viewer,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Say why a pillar is not trusted or not up, and what to do
+    ///
+    /// The check that failed, the PCR, the event that changed, in words; for one that is suspect or down, since when and
+    /// what was tried; for one that is up, who vouches for it. It is the view of one other pillar.
+    Explain {
+        /// The member that is to be explained
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        viewer: Viewer,
+        #[command(flatten)]
+        caller: Caller,
         #[command(flatten)]
         form: Form,
     },
@@ -58,8 +101,11 @@ pub enum Action {
         /// Learn this machine anew, whatever was pinned (after a firmware update that you made yourself)
         #[arg(long)]
         forget: bool,
+        /// Have this member of its cluster attest it now, and print what that one found
+        #[arg(long, value_name = "NAME|HOST:PORT", conflicts_with_all = ["forget", "addr"], requires = "name")]
+        from: Option<String>,
         #[command(flatten)]
-        form: Form,
+        form: VerdictForm,
     },
     /// Save a pillar's evidence to a file, to be judged by `verify`
     ///
@@ -80,12 +126,40 @@ pub enum Action {
     Verify {
         /// File that `evidence` wrote
         file: PathBuf,
+        /// File that `policy` wrote: release, TPM roots and pins in one, so that nothing else is needed
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["release", "ek_ca", "pins"])]
+        policy: Option<PathBuf>,
         #[command(flatten)]
         judge: Judge,
         #[command(flatten)]
         bank: BankChoice,
         #[command(flatten)]
         run: Run,
+        #[command(flatten)]
+        form: VerdictForm,
+    },
+    /// Save what a pillar is judged by, for `verify` on another machine
+    ///
+    /// For a member of a cluster: the releases, TPM roots and row that its operators signed, from the chain of entries, which
+    /// is checked here. For another pillar: the release, the roots and the pins that `attest` uses here.
+    Policy {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        judge: Judge,
+        #[command(flatten)]
+        via: Via,
+        /// File to write; it must not exist yet
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Replay a firmware's event log: any TCG log, whatever machine it is from
+    ///
+    /// Prints the PCRs that it leads to in each bank, its events in words, and the Secure Boot state that it tells. Nothing is
+    /// proved by it: what was measured, a quote tells. A log that is not whole or not understood is an error.
+    Eventlog {
+        /// The log, for example /sys/kernel/security/tpm0/binary_bios_measurements
+        file: PathBuf,
         #[command(flatten)]
         form: Form,
     },
@@ -106,6 +180,45 @@ pub enum Action {
     State {
         #[command(subcommand)]
         action: StateAction,
+    },
+    /// Make a cluster of machines that run
+    ///
+    /// Attests each machine afresh, then writes the first entries of the chain: the constitution with the operators and the
+    /// trusted TPM makers, the release, one row for each machine. All keys that are given sign all of them. Machines that belong
+    /// to a cluster already are left alone; a run that was interrupted is taken up where it stopped.
+    Found(Found),
+    /// Propose a new machine to the cluster
+    ///
+    /// Attests the machine afresh, shows what is to be signed, and hands the proposal to a member of the cluster, with this
+    /// operator's signature. When more must sign, it prints what the next one types (exit code 8).
+    Enroll(Enroll),
+    /// Look at a machine that was proposed, and sign for it
+    ///
+    /// Fetches the proposal, attests the machine afresh by itself, compares, signs. With enough signatures the machine
+    /// belongs to the cluster and is handed the chain; with fewer, more operators must sign (exit code 8).
+    Admit(Admit),
+    /// Propose a member anew whose TPM, firmware or state volume changed (the same as `enroll --replace`)
+    ///
+    /// Another TPM under a known name is what an attacker would bring: this needs the signatures of the whole threshold.
+    Readmit(Enroll),
+    /// Propose that a member leaves for good, or sign such a proposal
+    ///
+    /// What is revoked stays revoked: that TPM is never admitted again under this name. The first operator gives the reason;
+    /// the next ones sign the same proposal.
+    Revoke(Revoke),
+    /// Show what waits for signatures
+    Pending {
+        #[command(flatten)]
+        via: Via,
+        #[command(flatten)]
+        caller: Caller,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Show or amend the constitution: operators, threshold, trusted TPM makers
+    Constitution {
+        #[command(subcommand)]
+        action: ConstitutionAction,
     },
     /// Shut a pillar down in order, then start it again
     Reboot {
@@ -128,126 +241,6 @@ pub enum Action {
     Man,
 }
 
-/// What to do about a state volume.
-#[derive(Debug, Subcommand)]
-pub enum StateAction {
-    /// Show what became of the state volume in this boot
-    ///
-    /// Open or not and why, UUID, size, integrity, the least security epoch that opens it, and which operators can recover
-    /// it.
-    Status {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        form: Form,
-    },
-    /// Give your share of the recovery key to a pillar whose TPM does not open its volume
-    ///
-    /// The pillar is attested first: a share goes only to one that runs the release, whatever its volume. When enough
-    /// operators have given theirs (within ten minutes), the pillar seals the volume to its TPM anew and reboots.
-    Recover {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        judge: Judge,
-    },
-    /// Destroy the keys of the state volume and everything on it, then make a new one
-    ///
-    /// Not to be undone. The workload's data is gone; the pillar reboots with an empty volume, which has to be learnt anew
-    /// (`pillar attest --forget`).
-    Erase {
-        #[command(flatten)]
-        target: Target,
-        /// Do not ask for the pillar's name first
-        #[arg(long)]
-        yes: bool,
-    },
-}
-
-/// Which pillar, and who asks.
-#[derive(Debug, Args)]
-pub struct Target {
-    /// A machine of `./just up` by name, or HOST:PORT; without it, the one that runs
-    #[arg(value_name = "NAME|HOST:PORT", conflicts_with = "addr")]
-    pub name: Option<String>,
-    /// The pillar's agent at HOST:PORT
-    #[arg(long, value_name = "HOST:PORT")]
-    pub addr: Option<String>,
-    /// Operator's private key (PKCS#8, PEM)
-    #[arg(long, value_name = "FILE", env = "PILLAR_KEY", default_value = "keys/dev/operator-1.key")]
-    pub key: PathBuf,
-    /// Operator's certificate (PEM)
-    #[arg(long, value_name = "FILE", env = "PILLAR_CERT", default_value = "keys/dev/operator-1.crt")]
-    pub cert: PathBuf,
-    #[command(flatten)]
-    pub run: Run,
-}
-
-/// Where the machines of `./just up` keep their files.
-#[derive(Debug, Args)]
-pub struct Run {
-    /// Folder with one folder per machine
-    #[arg(long = "run-dir", value_name = "DIR", env = "PILLAR_RUN_DIR", default_value = "out/run")]
-    pub dir: PathBuf,
-}
-
-/// What evidence is compared with.
-#[derive(Debug, Args)]
-pub struct Judge {
-    /// The release that must run [default: the machine's own record, else out/release.json]
-    #[arg(long, value_name = "FILE", env = "PILLAR_RELEASE")]
-    pub release: Option<PathBuf>,
-    /// PEM certificates of the authorities that may have certified the TPM [default: the machine's own record]
-    #[arg(long, value_name = "FILE", env = "PILLAR_EK_CA")]
-    pub ek_ca: Option<PathBuf>,
-    /// What was learnt about this machine [default: pins.json in its run folder]
-    #[arg(long, value_name = "FILE")]
-    pub pins: Option<PathBuf>,
-}
-
-/// Which of the TPM's banks.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct BankChoice {
-    /// The bank of PCRs that is quoted and judged
-    #[arg(long, value_name = "BANK", default_value = "sha256")]
-    pub bank: QuotedBank,
-}
-
-/// A bank that may be quoted. What a pillar seals, it seals to SHA-256: a machine without that bank is no whole pillar,
-/// and is refused unless it is asked for another one by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum QuotedBank {
-    /// SHA-256
-    Sha256,
-    /// SHA-384
-    Sha384,
-}
-
-impl From<BankChoice> for Bank {
-    fn from(choice: BankChoice) -> Bank {
-        match choice.bank {
-            QuotedBank::Sha256 => Bank::Sha256,
-            QuotedBank::Sha384 => Bank::Sha384,
-        }
-    }
-}
-
-/// How to print.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct Form {
-    /// Form of the output
-    #[arg(short, long, value_name = "FORM", default_value = "text")]
-    pub output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,11 +257,33 @@ mod tests {
             "pillar status",
             "pillar status p1 -o json",
             "pillar status 127.0.0.1:7443",
+            "pillar status p1=127.0.0.1:7443",
+            "pillar status --from p1",
+            "pillar explain p3 --from p1 -o json",
+            "pillar attest p2 --from p1",
+            "pillar attest p2 -o ear --sign-with k.pem",
             "pillar attest --addr 127.0.0.1:7443 --release r.json --pins p.json --ek-ca ca.pem -o json",
             "pillar attest p2 --forget",
             "pillar attest p2 --bank sha384",
             "pillar evidence p2 -o p2.cbor",
             "pillar verify p2.cbor --release r.json --ek-ca ca.pem --pins p.json",
+            "pillar verify p2.cbor --policy p2.policy.json -o ear",
+            "pillar policy p2 -o p2.policy.json",
+            "pillar eventlog log.bin -o json",
+            "pillar found --if-several",
+            "pillar found p1 p2 p3 --cluster lab --key a.key b.key --threshold 2 --ek-ca ca.pem",
+            "pillar found p1=192.0.2.1:7443 p2=192.0.2.2:7443 --peer p1=10.0.0.1:7444",
+            "pillar enroll p5 --via p1 --no-sign",
+            "pillar enroll p5 --replace",
+            "pillar readmit p5",
+            "pillar admit p5 --key operator-2.key --via p1",
+            "pillar admit p5 --ssh-agent me@desk --trust-proposal",
+            "pillar revoke p3 --reason stolen",
+            "pillar revoke p3 --key operator-2.key",
+            "pillar pending --via p1 -o json",
+            "pillar constitution show -o json",
+            "pillar constitution propose next.json",
+            "pillar constitution sign --key operator-2.key",
             "pillar logs -n 5 -f",
             "pillar reboot p1 --power-off",
             "pillar state status p1 -o json",
@@ -286,6 +301,13 @@ mod tests {
             "pillar verify",
             "pillar sell",
             "pillar attest --bank sha1",
+            "pillar attest --from p1",
+            "pillar attest p2 --from p1 --forget",
+            "pillar verify p2.cbor --policy p.json --pins q.json",
+            "pillar explain",
+            "pillar policy p2",
+            "pillar enroll",
+            "pillar constitution",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

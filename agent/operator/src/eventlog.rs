@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-const HINT: &str = "the kernel shows the log as it is in /sys/kernel/security/tpm0/binary_bios_measurements; copy it whole";
+const HINT: &str =
+    "the kernel shows the log as it is in /sys/kernel/security/tpm0/binary_bios_measurements; copy it whole";
 
 /// Reads, replays, shows.
 pub fn run(path: &Path, form: Form) -> Outcome<String> {

@@ -15,6 +15,16 @@ pub enum Kind {
     Unreachable,
     /// The pillar answers and says no: it does not know our key, or cannot do what was asked.
     Denied,
+    /// There is no pillar of that name.
+    Unknown,
+    /// The constitution is void.
+    Expired,
+    /// This machine's clock and the pillar's are too far apart, or a certificate is not valid yet.
+    Clock,
+    /// More operators must sign.
+    Unsigned,
+    /// The pillar belongs to no cluster, or to another one.
+    NoCluster,
 }
 
 impl Kind {
@@ -30,6 +40,11 @@ impl Kind {
             Kind::Refused => 2,
             Kind::Unreachable => 3,
             Kind::Denied => 4,
+            Kind::Unknown => 5,
+            Kind::Expired => 6,
+            Kind::Clock => 7,
+            Kind::Unsigned => 8,
+            Kind::NoCluster => 9,
         }
     }
 }
@@ -68,6 +83,11 @@ impl Failure {
         failure
     }
 
+    /// What failed, without why and what to do.
+    pub fn words(&self) -> &str {
+        &self.what
+    }
+
     /// With another kind.
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
@@ -96,3 +116,18 @@ impl fmt::Display for Failure {
 
 /// Result of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
+
+/// What a command that came to its end prints, and whether its exit code says more than "done".
+#[derive(Debug)]
+pub struct Said {
+    /// For standard output.
+    pub text: String,
+    /// None: done.
+    pub kind: Option<Kind>,
+}
+
+impl From<String> for Said {
+    fn from(text: String) -> Self {
+        Self { text, kind: None }
+    }
+}

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 /// Prints records as they come.
 pub async fn run(target: &Target, tail: u32, follow: bool, form: Form) -> Outcome {
     let place = Place::find(target)?;
-    let mut connected = connect(&place, target).await?;
+    let mut connected = connect(&place, &target.caller).await?;
     let mut records = call("give its log", connected.client.logs(LogsRequest { tail, follow })).await?;
     let paint = Paint::for_stdout();
     let mut out = io::stdout().lock();

@@ -4,7 +4,7 @@ use crate::cli::Judge;
 use crate::failure::{Failure, Outcome};
 use crate::file;
 use crate::target::Files;
-use pillar_model::{Release, ReleasePredicate};
+use pillar_model::{Digest, Release, ReleasePredicate};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::path::Path;
@@ -18,22 +18,24 @@ const EK_CA_MAX_BYTES: u64 = 1024 * 1024;
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 
 /// What to compare with.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// The release that must run.
-    pub release: ReleasePredicate,
+    /// The releases that may run.
+    pub releases: Vec<ReleasePredicate>,
     /// Trusted authorities, DER.
     pub ek_roots: Vec<Vec<u8>>,
     /// Authorities that need a root above them, DER.
     pub ek_intermediates: Vec<Vec<u8>>,
+    /// Endorsement keys that alone are trusted (SHA-256 of `TPMT_PUBLIC`); empty: every one with a good certificate.
+    pub ek_allowed: Vec<Digest>,
 }
 
 impl Reference {
     /// Reads the files that the arguments or the machine's record name.
     pub fn load(files: &Files, judge: &Judge) -> Outcome<Self> {
-        let release = release(&files.release(judge))?;
+        let releases = vec![release(&files.release(judge))?];
         let (ek_roots, ek_intermediates) = authorities(&files.ek_ca(judge)?)?;
-        Ok(Self { release, ek_roots, ek_intermediates })
+        Ok(Self { releases, ek_roots, ek_intermediates, ek_allowed: Vec::new() })
     }
 }
 

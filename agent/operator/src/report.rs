@@ -1,5 +1,6 @@
 //! A judgement as it is printed: one line per check, then the verdict.
 
+use crate::failure::Kind;
 use crate::paint::{Mark, Paint, harmless};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -26,6 +27,13 @@ pub enum Verdict {
         flavour: String,
         /// Hexadecimal.
         root_hash: String,
+    },
+    /// Another pillar says that every check passed.
+    Vouched {
+        /// Which.
+        by: String,
+        /// For example "0.1.0".
+        version: String,
     },
     /// One did not.
     Refused {
@@ -58,12 +66,17 @@ pub struct Report {
     pub checks: Vec<Check>,
     /// The end.
     pub verdict: Verdict,
+    /// The same as an attestation result for other programs (EAR), when we judged it ourselves.
+    pub ear: Option<Value>,
+    /// What a refusal is for the exit code.
+    pub kind: Kind,
 }
 
 impl Report {
     /// A refusal before the verifier had anything to judge.
     pub fn refused(machine: String, check: &str, reason: &str, hint: &str) -> Self {
-        let mut report = Report { machine, checks: Vec::new(), verdict: Verdict::none() };
+        let verdict = Verdict::none();
+        let mut report = Report { machine, checks: Vec::new(), verdict, ear: None, kind: Kind::Refused };
         report.refuse(Verdict::Refused {
             check: check.to_owned(),
             reason: reason.to_owned(),
@@ -103,7 +116,29 @@ impl Report {
                 hint: rejection.hint.to_owned(),
             },
         };
-        Self { machine: machine.to_owned(), checks: steps.checks.iter().map(check).collect(), verdict }
+        let checks = steps.checks.iter().map(check).collect();
+        Self { machine: machine.to_owned(), checks, verdict, ear: None, kind: Kind::Refused }
+    }
+
+    /// What a member of the cluster says about another one.
+    pub fn from_peer(by: &str, said: &pillar_wire::proto::Peer) -> Self {
+        let check = |line: &pillar_wire::proto::CheckLine| {
+            let mark = match line.verdict.as_str() {
+                "passed" => Mark::Pass,
+                "failed" => Mark::Fail,
+                _ => Mark::Skip,
+            };
+            let words = if mark == Mark::Skip { "not reached".to_owned() } else { line.words.clone() };
+            Check { mark, name: line.name.clone(), words }
+        };
+        let verdict = if said.verified && said.state != "untrusted" {
+            Verdict::Vouched { by: by.to_owned(), version: said.version.clone() }
+        } else {
+            let (check, reason, hint) = (said.check.clone(), said.reason.clone(), said.hint.clone());
+            Verdict::Refused { check, reason, hint }
+        };
+        let checks = said.checks.iter().map(check).collect();
+        Self { machine: said.name.clone(), checks, verdict, ear: None, kind: Kind::Refused }
     }
 
     /// Replaces a refusal's hint.
@@ -125,13 +160,18 @@ impl Report {
     pub fn refusal(&self) -> Option<String> {
         match &self.verdict {
             Verdict::Refused { check, reason, .. } => Some(format!("{check}: {reason}")),
-            Verdict::Verified { .. } => None,
+            Verdict::Verified { .. } | Verdict::Vouched { .. } => None,
         }
     }
 
-    /// True only for [`Verdict::Verified`].
+    /// True only for [`Verdict::Verified`] and [`Verdict::Vouched`].
     pub fn is_verified(&self) -> bool {
-        matches!(self.verdict, Verdict::Verified { .. })
+        matches!(self.verdict, Verdict::Verified { .. } | Verdict::Vouched { .. })
+    }
+
+    /// For the exit code: none when verified.
+    pub fn failed(&self) -> Option<Kind> {
+        if self.is_verified() { None } else { Some(self.kind) }
     }
 
     /// For people.
@@ -151,6 +191,12 @@ impl Report {
                 paint.good("verified:"),
                 harmless(version),
                 harmless(flavour)
+            ),
+            Verdict::Vouched { by, version } => writeln!(
+                out,
+                "{} {machine} runs pillar {}",
+                paint.good(&format!("verified by {}:", harmless(by))),
+                harmless(version)
             ),
             Verdict::Refused { check, reason, hint } => writeln!(
                 out,
@@ -184,6 +230,10 @@ impl Report {
             Verdict::Verified { version, flavour, root_hash } => {
                 value["release"] = json!({ "version": version, "flavour": flavour, "root_hash": root_hash });
             }
+            Verdict::Vouched { by, version } => {
+                value["release"] = json!({ "version": version });
+                value["by"] = json!(by);
+            }
             Verdict::Refused { check, reason, hint } => {
                 value["refused"] = json!({ "check": check, "reason": reason, "hint": hint });
             }
@@ -207,7 +257,34 @@ mod tests {
                 check(Mark::Fail, "PCR 11", "phase \x1b[2Jready"),
             ],
             verdict,
+            ear: None,
+            kind: Kind::Refused,
         }
+    }
+
+    #[test]
+    fn what_another_pillar_found_is_said_in_its_name() {
+        let line = |name: &str, verdict: &str| pillar_wire::proto::CheckLine {
+            name: name.to_owned(),
+            verdict: verdict.to_owned(),
+            words: "words".to_owned(),
+        };
+        let mut peer = crate::view::tests::peer("p2", "up");
+        peer.checks = vec![line("sizes", "passed"), line("replay", "failed"), line("release", "not reached")];
+        let report = Report::from_peer("p1", &peer);
+        let text = report.text(Paint::PLAIN);
+        assert!(
+            text.ends_with("-    release  not reached\n\nverified by p1: p2 runs pillar 0.1.0\n"),
+            "{text}"
+        );
+        assert_eq!((report.failed(), &report.json()["by"]), (None, &json!("p1")));
+        // Who is untrusted is so even while an older verdict lives.
+        peer.state = "untrusted".to_owned();
+        peer.reason = "the TPM was reset".to_owned();
+        peer.check = "counters".to_owned();
+        let report = Report::from_peer("p1", &peer);
+        assert_eq!(report.refusal().as_deref(), Some("counters: the TPM was reset"));
+        assert_eq!(report.failed(), Some(Kind::Refused));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One connection to a pillar, and its refusals in our words.
 
-use crate::cli::Target;
+use crate::cli::Caller;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::file;
 use crate::paint::harmless;
@@ -13,21 +13,22 @@ use tonic::{Code, Response, Status};
 const PEM_MAX_BYTES: u64 = 64 * 1024;
 
 /// Connects with the operator's key.
-pub async fn connect(place: &Place, target: &Target) -> Outcome<Connected> {
+pub async fn connect(place: &Place, caller: &Caller) -> Outcome<Connected> {
     let read = |path| {
         file::read(path, PEM_MAX_BYTES)
             .map_err(|f| f.hint("`./just keys` makes development keys; --key and --cert name others"))
     };
-    let (cert, key) = (read(&target.cert)?, read(&target.key)?);
-    client::connect(&place.addr, &cert, &key).await.map_err(|error| no_connection(place, target, &error))
+    let (cert, key) = (read(&caller.cert())?, read(&caller.key)?);
+    client::connect(&place.addr, &cert, &key).await.map_err(|error| no_connection(place, caller, &error))
 }
 
-fn no_connection(place: &Place, target: &Target, error: &client::Error) -> Failure {
-    let cert = target.cert.display();
+fn no_connection(place: &Place, caller: &Caller, error: &client::Error) -> Failure {
+    let cert = caller.cert();
+    let cert = cert.display();
     match error {
         client::Error::Credential { .. } => Failure::of(error).hint(format!(
             "--cert and --key must be a pair of PEM files; used were {cert} and {}",
-            target.key.display()
+            caller.key.display()
         )),
         client::Error::Refused { .. } => Failure::of(error)
             .kind(Kind::Denied)
@@ -36,6 +37,13 @@ fn no_connection(place: &Place, target: &Target, error: &client::Error) -> Failu
             .kind(Kind::Unreachable)
             .hint("does it run, and has it finished booting? `./just console` shows"),
     }
+}
+
+/// Nobody answers there, for a reason of our own.
+pub fn unreachable(place: &Place, why: &str) -> Failure {
+    Failure::new(format!("cannot reach {}: {why}", place.name))
+        .kind(Kind::Unreachable)
+        .hint("does it run, and has it finished booting? `./just console` shows")
 }
 
 /// Runs one call; `what` completes "the pillar did not …".

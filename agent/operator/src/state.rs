@@ -48,7 +48,7 @@ async fn ask(connected: &mut Connected) -> Outcome<State> {
 
 async fn status(target: &Target, form: Form) -> Outcome<String> {
     let place = Place::find(target)?;
-    let state = ask(&mut connect(&place, target).await?).await?;
+    let state = ask(&mut connect(&place, &target.caller).await?).await?;
     match form.output {
         Output::Text => Ok(text(&place.name, &state, Paint::for_stdout())),
         Output::Json => json_text(&place.name, &state),
@@ -133,10 +133,13 @@ async fn recover(target: &Target, judge: &Judge) -> Outcome<String> {
 /// The Ed25519 seed of the operator's key.
 fn seed(target: &Target) -> Outcome<Zeroizing<[u8; 32]>> {
     let unusable = || {
-        Failure::new(format!("{} is not an operator's Ed25519 key (PKCS#8, PEM)", target.key.display()))
-            .hint("--key names the key file that the image was built with")
+        Failure::new(format!(
+            "{} is not an operator's Ed25519 key (PKCS#8, PEM)",
+            target.caller.key.display()
+        ))
+        .hint("--key names the key file that the image was built with")
     };
-    let pem = Zeroizing::new(file::read(&target.key, KEY_MAX_BYTES)?);
+    let pem = Zeroizing::new(file::read(&target.caller.key, KEY_MAX_BYTES)?);
     let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unusable())?;
     pillar_recovery::seed_of_pkcs8(der.secret_der()).ok_or_else(unusable)
 }
@@ -162,7 +165,7 @@ async fn erase(target: &Target, yes: bool) -> Outcome<String> {
         return Err(Failure::new("erase wants to know which pillar").hint("pillar state erase NAME"));
     }
     let place = Place::find(target)?;
-    let mut connected = connect(&place, target).await?;
+    let mut connected = connect(&place, &target.caller).await?;
     let state = ask(&mut connected).await?;
     if !yes {
         confirm(&place.name, &state)?;

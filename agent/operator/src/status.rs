@@ -1,37 +1,60 @@
 //! `pillar status`: what a pillar says about itself.
 
-use crate::cli::{Form, Output, Target};
+use crate::cli::{Form, Output, Target, Viewer};
+use crate::clock;
 use crate::failure::{Failure, Outcome};
+use crate::members;
 use crate::paint::{Paint, harmless};
 use crate::session::{call, connect, malformed};
 use crate::target::Place;
+use crate::view::{self, View};
 use pillar_model::{Boot, Tpm, WorkloadHealth, WorkloadState};
 use pillar_wire::{Status, proto};
 use serde_json::json;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Asks and prints.
-pub async fn run(target: &Target, form: Form) -> Outcome<String> {
+/// The cluster, or one pillar.
+pub async fn run(target: &Target, viewer: &Viewer, form: Form) -> Outcome<String> {
+    let caller = &target.caller;
+    if viewer.from.is_some() {
+        if target.name.is_some() || target.addr.is_some() {
+            return Err(Failure::new("--from shows the whole cluster as one pillar sees it")
+                .hint("`pillar explain NAME --from …` shows how it sees one member"));
+        }
+        return members::seen_from(viewer, caller, form).await;
+    }
+    if target.name.is_none() && target.addr.is_none() {
+        let running = Place::running(&caller.run);
+        if running.len() > 1 {
+            return members::of_machines(running, caller, form).await;
+        }
+    }
     let place = Place::find(target)?;
-    let mut connected = connect(&place, target).await?;
+    let mut connected = connect(&place, caller).await?;
+    let view = view::ask(&place, &mut connected).await?;
+    if target.name.is_none() && target.addr.is_none() && view.said.founded {
+        return members::printed(&view, form);
+    }
     let reply = call("tell its status", connected.client.status(proto::StatusRequest {})).await?;
     let status = Status::try_from(reply).map_err(|error| malformed("status", &error))?;
     match form.output {
-        Output::Text => Ok(text(&status, &place.addr, Paint::for_stdout())),
-        Output::Json => json_text(&status, &place.addr),
+        Output::Text => Ok(text(&status, &view, &place.addr, Paint::for_stdout())),
+        Output::Json => json_text(&status, &view, &place.addr),
     }
 }
 
-fn json_text(status: &Status, addr: &str) -> Outcome<String> {
+fn json_text(status: &Status, view: &View, addr: &str) -> Outcome<String> {
     let mut value =
         serde_json::to_value(&status.boot).map_err(|error| Failure::because("cannot print JSON", &error))?;
     value["uptime_ms"] = json!(u64::try_from(status.uptime.as_millis()).unwrap_or(u64::MAX));
     value["agent"] = json!(addr);
+    let cluster = || json!({ "name": view.said.cluster, "serial": view.said.serial });
+    value["cluster"] = if view.said.founded { cluster() } else { serde_json::Value::Null };
     Ok(format!("{value:#}\n"))
 }
 
-fn text(status: &Status, addr: &str, paint: Paint) -> String {
+fn text(status: &Status, view: &View, addr: &str, paint: Paint) -> String {
     let Boot { name, version, flavour, slot, root_hash, kernel, trial, phases, tpm, workload, agent_starts } =
         &status.boot;
     let boot = if *trial { paint.warn("on trial, not yet blessed") } else { paint.good("blessed") };
@@ -50,6 +73,15 @@ fn text(status: &Status, addr: &str, paint: Paint) -> String {
     line("uptime", span(status.uptime));
     line("tpm", tpm_text(tpm, paint));
     line("workload", workload_text(workload, paint));
+    if view.said.founded {
+        line("cluster", members::summary(view));
+    }
+    if !view.said.trouble.is_empty() {
+        line("trouble", paint.bad(&harmless(&view.said.trouble)));
+    }
+    if let Some(offset) = view.clock_offset_s.filter(|offset| clock::is_far(*offset)) {
+        line("clock", paint.warn(&clock::words(&harmless(name), offset)));
+    }
     if *agent_starts > 1 {
         line("agent", paint.warn(&format!("started {agent_starts} times")));
     }
@@ -103,7 +135,7 @@ fn seconds(us: u64) -> String {
 }
 
 /// "2 d 3 h", "4 min 5 s", "6 s": the two largest units.
-fn span(duration: Duration) -> String {
+pub fn span(duration: Duration) -> String {
     let mut left = duration.as_secs();
     let mut parts = Vec::new();
     for (unit, size) in [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)] {
@@ -145,6 +177,27 @@ mod tests {
         }
     }
 
+    fn alone() -> View {
+        View::of("p1", proto::ClusterReply::default()).expect("a view")
+    }
+
+    #[test]
+    fn a_member_says_of_which_cluster_and_what_keeps_it_out() {
+        let mut view = view::tests::view();
+        view.said.trouble = "another TLS key".to_owned();
+        view.clock_offset_s = Some(600);
+        let text = text(&status(), &view, "a:1", Paint::PLAIN);
+        for want in [
+            "  cluster    lab: entry 5, constitution 1 (any 2 operators decide), release 0.1.0\n",
+            "  trouble    another TLS key\n",
+            "  clock      p1's clock is 10 min ahead of this machine's\n",
+        ] {
+            assert!(text.contains(want), "{want} in {text}");
+        }
+        let value = json_text(&status(), &view, "a:1").expect("JSON");
+        assert!(value.contains("\"serial\": 5"), "{value}");
+    }
+
     #[test]
     fn a_healthy_pillar() {
         let want = "\
@@ -160,7 +213,7 @@ p1  at 127.0.0.1:7443, in its own words; `pillar attest` proves
   enter-initrd        2.710 s    2.710 s
   ready               4.000 s    1.289 s
 ";
-        assert_eq!(text(&status(), "127.0.0.1:7443", Paint::PLAIN), want);
+        assert_eq!(text(&status(), &alone(), "127.0.0.1:7443", Paint::PLAIN), want);
     }
 
     #[test]
@@ -172,7 +225,7 @@ p1  at 127.0.0.1:7443, in its own words; `pillar attest` proves
         status.boot.workload.state = WorkloadState::Unhealthy;
         status.boot.workload.reason = "connection refused".to_owned();
         status.boot.workload.restarts = 1;
-        let text = text(&status, "a:1", Paint::PLAIN);
+        let text = text(&status, &alone(), "a:1", Paint::PLAIN);
         for want in [
             "slot a, on trial, not yet blessed",
             "tpm        failed: locked\u{fffd}[2Jout",
@@ -186,7 +239,7 @@ p1  at 127.0.0.1:7443, in its own words; `pillar attest` proves
     #[test]
     fn json_has_the_units_in_its_names() {
         let value: serde_json::Value =
-            serde_json::from_str(&json_text(&status(), "a:1").expect("JSON")).expect("parses");
+            serde_json::from_str(&json_text(&status(), &alone(), "a:1").expect("JSON")).expect("parses");
         assert_eq!(value["uptime_ms"], 3_725_000);
         assert_eq!(value["slot"], "a");
         assert_eq!(value["phases"][0]["at_us"], 2_710_400);

@@ -1,8 +1,10 @@
 //! From a name to an address: the records that machines of `./just up` leave in their run folders.
 
 use crate::cli::{Judge, Run, Target};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Kind, Outcome};
 use crate::file;
+use crate::paint::harmless;
+use pillar_model::PillarId;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,14 @@ struct Record {
     processes: Processes,
     release: Option<PathBuf>,
     ek_ca: Option<PathBuf>,
+    #[serde(default)]
+    lab: Option<Lab>,
+}
+
+/// Its place in a network with other machines.
+#[derive(Debug, Deserialize)]
+struct Lab {
+    peer: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,7 +56,7 @@ impl ProcessId {
 }
 
 /// A pillar to talk to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// Machine's name, or the address when that is all we have.
     pub name: String,
@@ -57,7 +67,7 @@ pub struct Place {
 }
 
 /// Files that belong to a machine.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files {
     /// The release it was started with.
     pub release: Option<PathBuf>,
@@ -65,29 +75,58 @@ pub struct Files {
     pub ek_ca: Option<PathBuf>,
     /// Where its pins are.
     pub pins: Option<PathBuf>,
+    /// Where other machines of its network call it, HOST:PORT.
+    pub peer: Option<String>,
 }
 
 impl Place {
     /// The pillar that the arguments mean.
     pub fn find(target: &Target) -> Outcome<Place> {
-        let direct = target.addr.as_ref().or(target.name.as_ref().filter(|n| n.contains(':')));
-        if let Some(addr) = direct {
-            check_addr(addr)?;
-            return Ok(Place { name: addr.clone(), addr: addr.clone(), files: Files::default() });
+        let run = &target.caller.run;
+        match (&target.addr, &target.name) {
+            (Some(addr), _) => at(addr),
+            (None, Some(name)) => Place::named(name, run),
+            (None, None) => Place::named(&the_running_one(&run.dir)?, run),
         }
-        let name = match &target.name {
-            Some(name) => name.clone(),
-            None => the_running_one(&target.run.dir)?,
-        };
-        let record = record(&target.run.dir, &name)?;
+    }
+
+    /// The pillar that a text means: NAME, HOST:PORT or NAME=HOST:PORT.
+    pub fn named(text: &str, run: &Run) -> Outcome<Place> {
+        if let Some((name, addr)) = text.split_once('=') {
+            check_name(name)?;
+            check_addr(addr)?;
+            return Ok(Place { name: name.to_owned(), addr: addr.to_owned(), files: files_of(run, name) });
+        }
+        if text.contains(':') {
+            return at(text);
+        }
+        let record = record(&run.dir, text)?;
         if !record.processes.qemu.is_alive() {
-            let failure =
-                Failure::new(format!("{name} does not run")).kind(crate::failure::Kind::Unreachable);
-            return Err(failure.hint(format!("start it with `./just up {name}`")));
+            let failure = Failure::new(format!("{text} does not run")).kind(Kind::Unreachable);
+            return Err(failure.hint(format!("start it with `./just up {text}`")));
         }
         check_addr(&record.agent)?;
-        Ok(Place { addr: record.agent.clone(), files: files(&target.run.dir, &name, record), name })
+        let addr = record.agent.clone();
+        Ok(Place { addr, files: files(&run.dir, text, record), name: text.to_owned() })
     }
+
+    /// Every machine that runs, by name.
+    pub fn running(run: &Run) -> Vec<Place> {
+        names(&run.dir).iter().filter_map(|name| Place::named(name, run).ok()).collect()
+    }
+
+    /// The name as that of a pillar; an address alone is none.
+    pub fn id(&self) -> Outcome<PillarId> {
+        self.name.parse().map_err(|_| {
+            Failure::new(format!("which pillar is at {}?", harmless(&self.addr)))
+                .hint(format!("say NAME={}", harmless(&self.addr)))
+        })
+    }
+}
+
+fn at(addr: &str) -> Outcome<Place> {
+    check_addr(addr)?;
+    Ok(Place { name: addr.to_owned(), addr: addr.to_owned(), files: Files::default() })
 }
 
 /// The files of the machine of that name; none when there is no such machine.
@@ -116,7 +155,8 @@ impl Files {
     }
 }
 
-fn check_addr(addr: &str) -> Outcome {
+/// HOST:PORT, as far as it can be told without asking anybody.
+pub fn check_addr(addr: &str) -> Outcome {
     let good = addr
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0));
@@ -129,11 +169,11 @@ fn check_addr(addr: &str) -> Outcome {
 
 /// A name becomes a folder's name, so it must be a host name label.
 fn check_name(name: &str) -> Outcome {
-    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if (1..=63).contains(&name.len()) && name.chars().all(label) && !name.starts_with('-') {
+    if name.parse::<PillarId>().is_ok() {
         return Ok(());
     }
-    Err(Failure::new(format!("\"{}\" is not a machine's name", crate::paint::harmless(name)))
+    Err(Failure::new(format!("\"{}\" is not a machine's name", harmless(name)))
+        .kind(Kind::Unknown)
         .hint("a name is 1 to 63 of a-z, 0-9 and -; an address is HOST:PORT"))
 }
 
@@ -147,7 +187,9 @@ fn record(run: &Path, name: &str) -> Outcome<Record> {
         } else {
             format!("known are: {known}")
         };
-        return Err(Failure::new(format!("there is no machine {name} in {}", run.display())).hint(hint));
+        return Err(Failure::new(format!("there is no machine {name} in {}", run.display()))
+            .kind(Kind::Unknown)
+            .hint(hint));
     }
     let bytes = file::read(&path, RECORD_MAX_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|error| {
@@ -157,7 +199,12 @@ fn record(run: &Path, name: &str) -> Outcome<Record> {
 }
 
 fn files(run: &Path, name: &str, record: Record) -> Files {
-    Files { release: record.release, ek_ca: record.ek_ca, pins: Some(run.join(name).join("pins.json")) }
+    Files {
+        release: record.release,
+        ek_ca: record.ek_ca,
+        pins: Some(run.join(name).join("pins.json")),
+        peer: record.lab.map(|lab| lab.peer),
+    }
 }
 
 fn names(run: &Path) -> Vec<String> {
@@ -175,7 +222,7 @@ fn the_running_one(run: &Path) -> Outcome<String> {
     let running: Vec<String> = names(run).into_iter().filter(runs).collect();
     match running.as_slice() {
         [] => Err(Failure::new("no machine runs")
-            .kind(crate::failure::Kind::Unreachable)
+            .kind(Kind::Unreachable)
             .hint("`./just up` starts one; --addr HOST:PORT reaches any other pillar")),
         [only] => Ok(only.clone()),
         several if several.iter().any(|n| n == DEFAULT_NAME) => Ok(DEFAULT_NAME.to_owned()),
@@ -188,6 +235,7 @@ fn the_running_one(run: &Path) -> Outcome<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Caller;
 
     fn me() -> (u32, u64) {
         let stat = fs::read_to_string("/proc/self/stat").expect("proc");
@@ -210,9 +258,7 @@ mod tests {
         let target = Target {
             name: name.map(str::to_owned),
             addr: addr.map(str::to_owned),
-            key: "k".into(),
-            cert: "c".into(),
-            run: Run { dir: run.to_owned() },
+            caller: Caller { key: "k".into(), cert: None, run: Run { dir: run.to_owned() } },
         };
         Place::find(&target).map_err(|failure| failure.to_string())
     }
@@ -239,6 +285,8 @@ mod tests {
             (None, None, "error: no machine runs\n  hint: `./just up` starts one"),
             (Some("p9"), None, "error: there is no machine p9 in"),
             (Some("../x"), None, "error: \"../x\" is not a machine's name"),
+            (Some("P1=host:1"), None, "error: \"P1\" is not a machine's name"),
+            (Some("p1=host"), None, "error: \"host\" is not HOST:PORT"),
             (None, Some("localhost"), "error: \"localhost\" is not HOST:PORT"),
             (Some("localhost:0"), None, "error: \"localhost:0\" is not HOST:PORT"),
         ] {
@@ -250,5 +298,8 @@ mod tests {
         fs::write(run.path().join("p1/machine.json"), "{").expect("written");
         assert!(find(run.path(), Some("p1"), None).expect_err("half").contains("cannot understand"));
         assert_eq!(find(run.path(), None, Some("host:1")).expect("direct").name, "host:1");
+        let both = find(run.path(), Some("p7=host:1"), None).expect("name and address");
+        assert_eq!((both.name.as_str(), both.addr.as_str()), ("p7", "host:1"));
+        assert!(both.id().is_ok() && find(run.path(), None, Some("host:1")).expect("direct").id().is_err());
     }
 }

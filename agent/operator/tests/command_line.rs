@@ -110,7 +110,26 @@ fn each_kind_of_failure_has_its_exit_code_and_words() {
     let desk = Desk::new();
     desk.fails("sell", 1, "unrecognized subcommand");
     desk.fails("status", 3, "no machine runs\n  hint: `./just up`");
-    desk.fails("status p9", 1, "there is no machine p9");
+    desk.fails("status p9", 5, "there is no machine p9");
+    desk.fails("status P9", 5, "\"P9\" is not a machine's name");
+    desk.fails(
+        "status p1 --from p2",
+        1,
+        "--from shows the whole cluster as one pillar sees it\n  hint: `pillar explain",
+    );
+    desk.fails("explain p3", 3, "no machine runs\n  hint: `./just up` starts one; --from or --via");
+    desk.fails("attest p3 --from p9", 5, "there is no machine p9");
+    desk.fails(
+        "enroll 192.0.2.7:7443",
+        1,
+        "which pillar is at 192.0.2.7:7443?\n  hint: say NAME=192.0.2.7:7443",
+    );
+    desk.fails("revoke P3", 5, "\"P3\" is not a pillar's name");
+    desk.fails("pending --operators ca.pem none.pem", 1, "cannot read none.pem");
+    desk.fails("found p1=127.0.0.1:1 p1=127.0.0.1:2", 1, "p1 is named twice");
+    desk.fails("found p1=127.0.0.1:1 p2=127.0.0.1:2 --peer p1", 1, "\"p1\" is not NAME=HOST:PORT");
+    desk.fails("verify saved.cbor --policy release.json", 1, "release.json is not a policy\n  caused by: ");
+    desk.fails("eventlog saved.cbor", 2, "saved.cbor is not a well-formed event log");
     desk.fails("reboot", 1, "reboot wants to know which pillar");
     desk.fails("verify nothing.cbor", 1, "cannot read nothing.cbor\n  caused by: No such file");
     desk.fails("verify release.json", 1, "release.json is not saved evidence\n  caused by: ");
@@ -166,6 +185,16 @@ fn saved_nonsense_is_refused_by_the_verifier_and_leaves_the_pins_alone() {
 }
 
 #[test]
+fn fewer_than_two_machines_found_nothing() {
+    let desk = Desk::new();
+    let output = desk.run("found");
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).starts_with("fewer than two machines run"), "{output:?}");
+    let output = desk.run("found --if-several");
+    assert!(output.status.success() && output.stdout.is_empty(), "a script is not told: {output:?}");
+}
+
+#[test]
 fn help_completions_and_the_manual_go_to_standard_output() {
     let desk = Desk::new();
     for (line, want) in [
@@ -175,6 +204,9 @@ fn help_completions_and_the_manual_go_to_standard_output() {
         ("completions bash", "_pillar()"),
         ("completions zsh", "#compdef pillar"),
         ("man", ".SH \"PILLAR ATTEST\""),
+        ("man", ".SH \"PILLAR CONSTITUTION PROPOSE\""),
+        ("--help", "8  unsigned"),
+        ("completions fish", "constitution"),
     ] {
         let output = desk.run(line);
         assert!(output.status.success() && text(&output.stdout).contains(want), "{line}: {output:?}");

@@ -1,0 +1,143 @@
+//! Founding a cluster and deciding who belongs to it, as types.
+
+use super::options::{Caller, Form, Judge, Run, Signing, Via};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// See [`super::Action::Found`].
+#[derive(Debug, Args)]
+pub struct Found {
+    /// Machines of `./just up` by name, or NAME=HOST:PORT [default: all that run]
+    #[arg(value_name = "NAME|NAME=HOST:PORT")]
+    pub names: Vec<String>,
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME", default_value = "lab")]
+    pub cluster: String,
+    /// Keys of the operators who sign; the first one also asks the machines [default: keys/dev/operator-*.key]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub key: Vec<PathBuf>,
+    /// Operator's certificate for the connections [default: the file beside the first key whose name ends in .crt]
+    #[arg(long, value_name = "FILE", env = "PILLAR_CERT")]
+    pub cert: Option<PathBuf>,
+    /// Certificates of all operators of the constitution [default: those beside the keys]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub operators: Vec<PathBuf>,
+    /// How many operators must sign what comes later [default: more than half of them]
+    #[arg(long, value_name = "K")]
+    pub threshold: Option<u32>,
+    /// Days until the constitution expires; it must be amended before
+    #[arg(long, value_name = "DAYS", default_value_t = 3650)]
+    pub days: u32,
+    /// Where a machine is called by the others [default: from its measured settings]
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    pub peer: Vec<String>,
+    /// Do nothing, and say so, unless two machines or more run: for scripts
+    #[arg(long)]
+    pub if_several: bool,
+    #[command(flatten)]
+    pub judge: Judge,
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// See [`super::Action::Enroll`].
+#[derive(Debug, Args)]
+pub struct Enroll {
+    /// The machine: by name, or NAME=HOST:PORT
+    #[arg(value_name = "NAME|NAME=HOST:PORT")]
+    pub name: String,
+    /// It takes the place of the member of that name: TPM, firmware or state volume changed
+    #[arg(long)]
+    pub replace: bool,
+    /// Propose without a signature
+    #[arg(long)]
+    pub no_sign: bool,
+    /// Where the machine is called by the others [default: from its measured settings]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer: Vec<String>,
+    #[command(flatten)]
+    pub via: Via,
+    #[command(flatten)]
+    pub signing: Signing,
+    #[command(flatten)]
+    pub judge: Judge,
+    #[command(flatten)]
+    pub caller: Caller,
+}
+
+/// See [`super::Action::Admit`].
+#[derive(Debug, Args)]
+pub struct Admit {
+    /// The machine that was proposed: by name, or NAME=HOST:PORT
+    #[arg(value_name = "NAME|NAME=HOST:PORT")]
+    pub name: String,
+    /// Sign without asking the machine: when it cannot be reached from here, and the proposal was compared otherwise
+    #[arg(long)]
+    pub trust_proposal: bool,
+    #[command(flatten)]
+    pub via: Via,
+    #[command(flatten)]
+    pub signing: Signing,
+    #[command(flatten)]
+    pub judge: Judge,
+    #[command(flatten)]
+    pub caller: Caller,
+}
+
+/// See [`super::Action::Revoke`].
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The member
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Why, for those who read the log later; needed for a new proposal
+    #[arg(long, value_name = "WORDS")]
+    pub reason: Option<String>,
+    #[command(flatten)]
+    pub via: Via,
+    #[command(flatten)]
+    pub signing: Signing,
+    #[command(flatten)]
+    pub caller: Caller,
+}
+
+/// What to do about the constitution.
+#[derive(Debug, Subcommand)]
+pub enum ConstitutionAction {
+    /// Print the constitution that is in force
+    ///
+    /// With -o json it is the document that `propose` takes: raise its version by one and change what is to change.
+    Show {
+        #[command(flatten)]
+        via: Via,
+        #[command(flatten)]
+        caller: Caller,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Propose the next version, with this operator's signature
+    ///
+    /// It is in force when the threshold of the present version and that of the new one have signed.
+    Propose {
+        /// The whole new document, JSON
+        file: PathBuf,
+        #[command(flatten)]
+        via: Via,
+        #[command(flatten)]
+        signing: Signing,
+        #[command(flatten)]
+        caller: Caller,
+    },
+    /// Sign the version that was proposed, after a look at what changes
+    Sign {
+        #[command(flatten)]
+        via: Via,
+        #[command(flatten)]
+        signing: Signing,
+        #[command(flatten)]
+        caller: Caller,
+        /// Do not ask whether the changes are meant
+        #[arg(long)]
+        yes: bool,
+    },
+}
