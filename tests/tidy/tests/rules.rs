@@ -58,6 +58,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
             &["pillar-layout", "pillar-model", "pillar-luks", "pillar-recovery", "pillar-os", "pillar-seal"],
         ),
         ("pillar-os", &["pillar-layout", "pillar-model"]),
+        ("pillar-network", &["pillar-layout", "pillar-model", "pillar-os"]),
         ("pillar-init", &["pillar-layout", "pillar-model", "pillar-slot", "pillar-os", "pillar-workload"]),
         (
             "pillar-agent",

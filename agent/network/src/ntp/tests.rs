@@ -1,0 +1,171 @@
+use super::*;
+use proptest::prelude::*;
+
+const NONCE: u64 = 0x0123_4567_89ab_cdef;
+/// 2026-06-01 00:00:00.
+const ASKED: i64 = 1_780_272_000_000_000_000;
+const TOOK: Duration = Duration::from_millis(20);
+
+/// An offset, and how many say so.
+type Agreed = Option<(i64, usize)>;
+
+/// An NTP timestamp so many milliseconds after [`ASKED`].
+fn stamp(ms: i64) -> u64 {
+    let nanos = i128::from(ASKED) + i128::from(ms) * 1_000_000;
+    let seconds = (nanos.div_euclid(NANOS) + UNIX_EPOCH) as u64;
+    seconds << 32 | ((nanos.rem_euclid(NANOS) << 32) / NANOS) as u64
+}
+
+/// A good answer of a server whose clock is this far ahead of ours.
+fn good(ahead_ms: i64) -> [u8; PACKET_BYTES] {
+    let mut packet = [0; PACKET_BYTES];
+    packet[0] = VERSION << 3 | SERVER;
+    packet[1] = 2;
+    // Root delay 1/16 s, root dispersion 1/32 s.
+    packet[6] = 0x10;
+    packet[10] = 0x08;
+    packet[24..32].copy_from_slice(&NONCE.to_be_bytes());
+    packet[32..40].copy_from_slice(&stamp(ahead_ms + 9).to_be_bytes());
+    packet[40..48].copy_from_slice(&stamp(ahead_ms + 11).to_be_bytes());
+    packet
+}
+
+fn read(packet: &[u8]) -> Result<Sample, Refusal> {
+    answer(packet, NONCE, ASKED, TOOK)
+}
+
+#[test]
+fn good_answers() {
+    for ahead in [0, 1, -1, 500, -90_000, 3_600_000] {
+        let sample = read(&good(ahead)).expect("a good answer");
+        assert!((sample.offset - ahead * 1_000_000).abs() < 1000, "{ahead}: {sample:?}");
+        // Half of 18 ms on the way, half of 62.5 ms to the reference clock, 31.25 ms that it may be off.
+        assert!((sample.distance - 71_500_000).abs() < 1000, "{sample:?}");
+    }
+    // Longer packets carry extensions, which we do not read.
+    assert!(read(&[&good(0)[..], &[0; 20]].concat()).is_ok());
+}
+
+#[test]
+fn after_2036_the_seconds_begin_anew() {
+    let later = 2_100_000_000_i128 * NANOS;
+    assert!(unix_nanos(((2_100_000_000_i128 + UNIX_EPOCH) as u64) << 32) == later);
+}
+
+#[test]
+fn the_question_says_nothing_about_us() {
+    let question = question(NONCE);
+    assert_eq!(question[0], 0x23);
+    assert!(question[1..40].iter().all(|byte| *byte == 0));
+    assert_eq!(question[40..], NONCE.to_be_bytes());
+}
+
+#[test]
+fn bad_answers_are_named() {
+    // (place, bytes, why)
+    let long_ago = (3_000_000_000_u64 << 32).to_be_bytes();
+    let table: [(usize, &[u8], Refusal); 14] = [
+        (0, &[0x23], Refusal::NotOurs),
+        (0, &[0x25], Refusal::NotOurs),
+        (0, &[0x14], Refusal::NotOurs),
+        (0, &[0x2c], Refusal::NotOurs),
+        (24, &[0], Refusal::NotOurs),
+        (31, &[0], Refusal::NotOurs),
+        (0, &[0xe4], Refusal::Unsynchronized),
+        (1, &[16], Refusal::Unsynchronized),
+        (40, &[0; 8], Refusal::Unsynchronized),
+        (32, &[0; 8], Refusal::Unsynchronized),
+        (4, &[0, 3, 0, 0], Refusal::TooFar),
+        (8, &[0, 1, 0x80, 0], Refusal::TooFar),
+        // It sent before it received; it thought longer than it took.
+        (40, &stamp(8).to_be_bytes(), Refusal::Impossible),
+        (40, &stamp(40).to_be_bytes(), Refusal::Impossible),
+    ];
+    for (at, bytes, why) in table {
+        let mut packet = good(0);
+        packet[at..at + bytes.len()].copy_from_slice(bytes);
+        assert_eq!(read(&packet), Err(why), "{at}: {bytes:x?}");
+    }
+    let mut packet = good(0);
+    packet[32..40].copy_from_slice(&long_ago);
+    packet[40..48].copy_from_slice(&long_ago);
+    assert_eq!(read(&packet), Err(Refusal::Impossible));
+    for length in 0..PACKET_BYTES {
+        assert_eq!(read(&good(0)[..length]), Err(Refusal::NotOurs));
+    }
+    assert_eq!(answer(&good(0), NONCE, ASKED, Duration::from_millis(1100)), Err(Refusal::TooFar));
+}
+
+#[test]
+fn a_kiss_is_obeyed_only_when_it_answers_us() {
+    let mut packet = good(0);
+    packet[1] = 0;
+    packet[12..16].copy_from_slice(b"RATE");
+    assert_eq!(read(&packet), Err(Refusal::Kiss("RATE".to_owned())));
+    packet[12..16].copy_from_slice(b"\x1b[2J");
+    assert_eq!(read(&packet), Err(Refusal::Kiss("2J".to_owned())));
+    packet[30] ^= 1;
+    assert_eq!(read(&packet), Err(Refusal::NotOurs));
+}
+
+#[test]
+fn a_majority_decides() {
+    let sample = |offset: i64, distance: i64| Sample { offset, distance };
+    // (offset and distance of each, what is agreed)
+    let table: [(&[(i64, i64)], Agreed); 8] = [
+        (&[], None),
+        (&[(100, 5)], Some((100, 1))),
+        (&[(100, 5), (104, 5)], Some((100, 2))),
+        (&[(100, 5), (900, 5)], None),
+        (&[(100, 5), (900, 5), (103, 5)], Some((100, 2))),
+        (&[(900, 5), (100, 5), (103, 5), (101, 5)], Some((101, 3))),
+        (&[(900, 5), (901, 5), (103, 5), (101, 5)], None),
+        // Who says that he may be off by anything agrees with everybody, and does not decide.
+        (&[(100, 5), (103, 5), (5000, 9000)], Some((103, 3))),
+    ];
+    for (samples, expected) in table {
+        let samples: Vec<Sample> =
+            samples.iter().map(|(offset, distance)| sample(*offset, *distance)).collect();
+        assert_eq!(agreed(&samples), expected, "{samples:?}");
+    }
+}
+
+#[test]
+fn the_clock_jumps_at_first_and_then_only_when_told_again_and_again() {
+    let ms = 1_000_000;
+    let mut discipline = Discipline::default();
+    let mut decide = |offset| discipline.decide(offset);
+    assert_eq!(decide(-3_600_000 * ms), Action::Step);
+    assert_eq!(decide(ms / 2), Action::Leave);
+    assert_eq!(decide(20 * ms), Action::Slew);
+    assert_eq!(decide(501 * ms), Action::Leave);
+    assert_eq!(decide(499 * ms), Action::Slew);
+    assert_eq!(
+        [decide(-600 * ms), decide(-600 * ms), decide(-600 * ms)],
+        [Action::Leave, Action::Leave, Action::Step]
+    );
+    assert_eq!(decide(-600 * ms), Action::Leave);
+}
+
+proptest! {
+    /// Whatever comes: no panic, and what is taken answers us and is in bounds.
+    #[test]
+    fn any_packet(mut packet in prop::collection::vec(any::<u8>(), 0..100), ours in any::<bool>()) {
+        if ours && packet.len() >= PACKET_BYTES {
+            packet[0] = VERSION << 3 | SERVER;
+            packet[24..32].copy_from_slice(&NONCE.to_be_bytes());
+        }
+        if let Ok(sample) = read(&packet) {
+            prop_assert!(ours && sample.distance >= 0 && sample.distance <= DISTANCE_MAX.as_nanos() as i64);
+        }
+    }
+
+    /// One liar among three moves nothing further than the honest ones are apart.
+    #[test]
+    fn one_liar(lie in any::<i32>(), distance in 0_i64..1_000_000, a in -50_i64..50, b in -50_i64..50) {
+        let honest = |offset| Sample { offset, distance: 100 };
+        let samples = [Sample { offset: lie.into(), distance }, honest(a), honest(b)];
+        let (offset, _) = agreed(&samples).expect("two honest ones agree");
+        prop_assert!((a.min(b) - 100..=a.max(b) + 100).contains(&offset) || offset == i64::from(lie));
+    }
+}
