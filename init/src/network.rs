@@ -37,13 +37,28 @@ pub struct Network {
     settings: Settings,
     seen: Vec<Interface>,
     /// A card was seen that wants DHCP.
-    pub wants_dhcp: bool,
+    wants_dhcp: bool,
 }
 
 impl Network {
     /// For these settings; nothing is set yet.
     pub fn new(settings: Settings) -> Network {
         Network { settings, seen: Vec::new(), wants_dhcp: false }
+    }
+
+    /// True when a card waits for an address by DHCP: the network program is urgent.
+    pub fn wants_dhcp(&self) -> bool {
+        self.wants_dhcp
+    }
+
+    /// True when there are time servers to ask: the network program is wanted, some time.
+    pub fn wants_time(&self) -> bool {
+        !self.settings.time.is_empty()
+    }
+
+    /// What was said about cards.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Sets the cards that were not there before.

@@ -67,6 +67,10 @@ pub struct Machine {
     pub state: State,
     /// Network cards.
     pub network: Network,
+    /// The network program, which is started when something asks for it.
+    pub network_program: Service,
+    /// Its restarts: it is never given up, as the workload is not.
+    pub network_policy: WorkloadPolicy,
     /// The EFI system partition.
     pub esp: Esp,
     /// The agent.
@@ -119,6 +123,7 @@ impl Machine {
         let due = [
             self.pings.as_ref().map(Pings::due),
             self.agent.start_at,
+            self.network_program.start_at,
             self.workload.as_ref().and_then(|unit| unit.service.start_at),
             self.workload.as_ref().and_then(|unit| unit.prober.start_at),
             self.trial.due(),
@@ -143,7 +148,7 @@ impl Machine {
 
     fn services(&self) -> impl Iterator<Item = &Service> {
         let unit = self.workload.iter().flat_map(|unit| [&unit.service, &unit.prober]);
-        std::iter::once(&self.agent).chain(unit)
+        [&self.agent, &self.network_program].into_iter().chain(unit)
     }
 
     fn start_what_is_due(&mut self) -> Result<(), String> {
@@ -155,6 +160,11 @@ impl Machine {
         }
         if self.workload.as_ref().is_some_and(|unit| due(unit.prober.start_at)) {
             self.start_prober();
+        }
+        if due(self.network_program.start_at)
+            && let Err(error) = self.network_program.start()
+        {
+            self.network_ended(&log::chain(&error));
         }
         if due(self.agent.start_at) {
             self.start_agent()?;
@@ -210,6 +220,7 @@ impl Machine {
     /// Passes children's output on and takes the prober's reports.
     pub fn relay(&mut self) {
         self.agent.read();
+        self.network_program.read();
         let Some(unit) = &mut self.workload else { return };
         unit.service.read();
         for (_, report) in unit.prober.take_lines() {
@@ -260,7 +271,7 @@ impl Machine {
                         self.modules.load_for_device(&modalias);
                     }
                     if event.subsystem == "net" {
-                        self.network.set_new_cards();
+                        self.set_new_cards();
                     }
                 }
                 Ok(Some(_)) => {}
@@ -268,6 +279,15 @@ impl Machine {
                 // Events were lost: look at everything.
                 Err(_) => return self.modules.load_for_all_devices(),
             }
+        }
+    }
+
+    /// Sets the cards that came; the first one that wants DHCP has the network program started.
+    fn set_new_cards(&mut self) {
+        let wanted = self.network.wants_dhcp();
+        self.network.set_new_cards();
+        if !wanted && self.network.wants_dhcp() && !self.network_program.runs() {
+            self.network_program.start_at = Some(clock::now());
         }
     }
 
@@ -283,6 +303,10 @@ impl Machine {
     fn reaped(&mut self, pid: u32, how: &str) -> Result<(), String> {
         if self.agent.is(pid) {
             return self.agent_ended(how);
+        }
+        if self.network_program.is(pid) {
+            self.network_ended(how);
+            return Ok(());
         }
         let Some(unit) = &mut self.workload else { return Ok(()) };
         if unit.service.is(pid) {
@@ -309,6 +333,17 @@ impl Machine {
             }
             Next::GiveUp => Err(format!("the agent died too often, at last it {how}")),
         }
+    }
+
+    /// What it leased stays for as long as the lease lasts: the kernel keeps the time.
+    fn network_ended(&mut self, how: &str) {
+        let ran = self.network_program.ended();
+        if self.ending {
+            return;
+        }
+        let pause = self.network_policy.ended(ran);
+        log::warn(&format!("network program {how} after {} s", ran.as_secs()));
+        self.network_program.start_at = Some(clock::now() + pause);
     }
 
     fn workload_ended(&mut self, how: &str) {

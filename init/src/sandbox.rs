@@ -1,5 +1,6 @@
 //! What each child is allowed, as data: agent, workload, health prober.
 
+use crate::settings::Settings;
 use pillar_layout::{root, run, user};
 use pillar_os::{CapabilitySet, Child, Identity, MountStep, Output};
 use pillar_workload::{Limits, Workload};
@@ -13,7 +14,9 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 const PASSING: [&str; 2] = ["/run", "/tmp"];
 /// Device nodes in the workload's `/dev`.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
-/// Places of the workload's view that become private, empty and (but for what is shown in them) read-only.
+/// Options of a tmpfs that only holds mount points.
+const NOTHING: &str = "mode=0755,size=64k,nr_inodes=64";
+/// Places of a child's own view that become private, empty and (but for what is shown in them) read-only.
 const PRIVATE: [&str; 5] = ["/run", "/tmp", "/dev", "/sys/kernel", "/sys/firmware"];
 
 /// Limits of the agent, far above what it needs.
@@ -24,6 +27,11 @@ pub fn agent_limits() -> Limits {
 /// Limits of what opens the state volume: libcryptsetup and the header in memory.
 pub fn state_limits() -> Limits {
     Limits { memory_mib: 256, processes: 16, cpu_percent: 0, open_files: 256 }
+}
+
+/// Limits of the network program: two threads, small packets.
+pub fn network_limits() -> Limits {
+    Limits { memory_mib: 32, processes: 8, cpu_percent: 0, open_files: 64 }
 }
 
 /// Limits of the prober, which shares them with the commands that it runs.
@@ -86,6 +94,45 @@ pub fn prober(workload: &Workload, cgroup: PathBuf) -> Child {
     }
 }
 
+/// The network program: parses what strangers send, so it is nobody else, sees its own folder and no other's, and may set
+/// addresses and the clock, bind the port of DHCP and see packets before there are addresses. Nothing more.
+pub fn network(settings: &Settings, cgroup: PathBuf) -> Child {
+    let mut view = base_view();
+    view.push(MountStep::Tmpfs { at: root::STATE_MOUNT.into(), options: NOTHING.to_owned() });
+    view.push(MountStep::Bind { from: run::NETWORK.into(), to: run::NETWORK.into() });
+    let covered = PRIVATE.iter().chain(&["/sys", root::STATE_MOUNT]);
+    view.extend(covered.map(|at| MountStep::ReadOnly { at: at.into() }));
+    Child {
+        program: root::NETWORK.into(),
+        name: None,
+        arguments: network_arguments(settings).into_iter().map(Into::into).collect(),
+        environment: Vec::new(),
+        directory: "/".into(),
+        cgroup,
+        view,
+        limits: limits(&network_limits()),
+        identity: Identity {
+            id: user::NETWORK,
+            capabilities: CapabilitySet::NET_ADMIN
+                | CapabilitySet::NET_RAW
+                | CapabilitySet::NET_BIND_SERVICE
+                | CapabilitySet::SYS_TIME,
+        },
+        output: Output::Both,
+    }
+}
+
+fn network_arguments(settings: &Settings) -> Vec<String> {
+    let all = settings.cards.is_empty().then(|| "all".to_owned());
+    let cards = settings.cards.iter().filter(|card| card.dhcp).map(|card| card.card.to_string());
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    pairs.extend(settings.name.iter().map(|name| ("--name", name.to_string())));
+    pairs.extend(all.into_iter().chain(cards).map(|card| ("--dhcp", card)));
+    pairs.extend(settings.dns.iter().map(|server| ("--dns", server.to_string())));
+    pairs.extend(settings.time.iter().map(|server| ("--time", server.to_string())));
+    pairs.into_iter().flat_map(|(word, value)| [word.to_owned(), value]).collect()
+}
+
 /// `pillar-state`: root, for device-mapper, mounts and the partition; nothing else is open to it.
 pub fn state(cgroup: PathBuf, arguments: Vec<OsString>) -> Child {
     Child {
@@ -142,19 +189,25 @@ fn limits(limits: &Limits) -> Vec<(Resource, u64)> {
     vec![(Resource::Core, 0), (Resource::Nofile, limits.open_files), (Resource::Memlock, 64 << 10)]
 }
 
+/// What the workload and its prober see: name servers are looked up in the network program's folder.
 fn view(writable: &[String]) -> Vec<MountStep> {
-    let mut steps: Vec<MountStep> = PRIVATE
-        .iter()
-        .map(|at| MountStep::Tmpfs { at: at.into(), options: "mode=0755,size=64k,nr_inodes=64".to_owned() })
-        .collect();
-    steps.push(MountStep::Proc { at: "/proc".into() });
-    steps.extend(DEVICES.iter().map(|node| MountStep::Bind { from: node.into(), to: node.into() }));
+    let mut steps = base_view();
     steps.extend(writable.iter().enumerate().map(|(index, to)| MountStep::Bind {
         from: Backing::of(index, to).path().to_owned(),
         to: to.into(),
     }));
+    steps.push(MountStep::Bind { from: run::NETWORK.into(), to: run::NETWORK.into() });
     let read_only = PRIVATE.iter().chain(&["/sys"]).filter(|at| !writable.iter().any(|to| to == *at));
     steps.extend(read_only.map(|at| MountStep::ReadOnly { at: at.into() }));
+    steps
+}
+
+/// Private places, processes of one's own, a few devices; nothing is read-only yet.
+fn base_view() -> Vec<MountStep> {
+    let private = |at: &&str| MountStep::Tmpfs { at: at.into(), options: NOTHING.to_owned() };
+    let mut steps: Vec<MountStep> = PRIVATE.iter().map(private).collect();
+    steps.push(MountStep::Proc { at: "/proc".into() });
+    steps.extend(DEVICES.iter().map(|node| MountStep::Bind { from: node.into(), to: node.into() }));
     steps
 }
 
@@ -182,6 +235,34 @@ mod tests {
             |ports: &[u16]| workload(&sample(ports), PathBuf::new()).map(|child| child.identity.capabilities);
         assert_eq!(capabilities(&[8080, 1024]), Some(CapabilitySet::empty()));
         assert_eq!(capabilities(&[8080, 80]), Some(CapabilitySet::NET_BIND_SERVICE));
+    }
+
+    #[test]
+    fn what_the_network_program_is_told() {
+        let told = |text: &str| network_arguments(&Settings::parse(text).0).join(" ");
+        assert_eq!(told("{}"), "--dhcp all");
+        assert_eq!(
+            told(r#"{"address":"10.0.0.1/24","time":["a.b","fd00::1"]}"#),
+            "--time a.b --time fd00::1"
+        );
+        let cards = r#"{"name":"p1","networks":[{"card":"1"},{"card":"2","dhcp":true}],"dns":["10.0.0.1"]}"#;
+        assert_eq!(told(cards), "--name p1 --dhcp 2 --dns 10.0.0.1");
+    }
+
+    #[test]
+    fn the_network_program_sees_its_own_folder_alone() {
+        let child = network(&Settings::default(), PathBuf::new());
+        let shown: Vec<_> = child
+            .view
+            .iter()
+            .filter_map(|step| match step {
+                MountStep::Bind { to, .. } if !to.starts_with("/dev") => Some(to.as_path()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(shown, [Path::new("/run/network")]);
+        assert!(child.view.contains(&MountStep::ReadOnly { at: root::STATE_MOUNT.into() }));
+        assert!(!child.identity.capabilities.contains(CapabilitySet::SYS_ADMIN));
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub fn shut_down(mut machine: Machine, how: How) -> ! {
         machine.record.change(|boot| boot.workload.state = WorkloadState::Stopped);
     }
     stop(&mut machine, |m| Some(&m.agent), AGENT_TIME);
+    machine.network_program.kill();
     machine.state.unmount();
     rustix::fs::sync();
     if how == How::Erase

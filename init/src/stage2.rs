@@ -84,6 +84,9 @@ pub fn run() -> anyhow::Result<Infallible> {
     requests.set_nonblocking(true).context(run::INIT_SOCKET)?;
     give_to_agent(run::INIT_SOCKET, 0o600, true);
     let agent = cgroup::make("agent", &sandbox::agent_limits()).context("cannot make the agent's group")?;
+    let networker = cgroup::make("network", &sandbox::network_limits())
+        .context("cannot make the network program's group")?;
+    let networker = sandbox::network(network.settings(), networker);
     let workload = workload_unit(&mut record, &state)?;
 
     measurer.phase(phase::READY);
@@ -92,6 +95,11 @@ pub fn run() -> anyhow::Result<Infallible> {
     log::notice(console::READY);
     let agent_start =
         clock::now() + if workload.is_some() && state.is_mounted() { AGENT_WAIT } else { Duration::ZERO };
+    // An address is what everybody waits for; the time is not.
+    let network_start = match (network.wants_dhcp(), network.wants_time()) {
+        (true, _) => Some(clock::now()),
+        (false, wants_time) => wants_time.then_some(agent_start),
+    };
     Machine {
         record,
         signals,
@@ -101,6 +109,8 @@ pub fn run() -> anyhow::Result<Infallible> {
         modules,
         state,
         network,
+        network_program: Service::new("network: ", networker, network_start),
+        network_policy: WorkloadPolicy::default(),
         esp,
         agent: Service::new("agent: ", sandbox::agent(agent), Some(agent_start)),
         agent_policy: AgentPolicy::default(),
