@@ -89,6 +89,15 @@ impl Refusal {
         }
     }
 
+    /// Why, without the check's name.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Evidence(rejection) => rejection.reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// A key of nobody.
     pub(crate) fn stranger(spki: &[u8]) -> Self {
         let hash = digest(&SHA256, spki);
@@ -127,7 +136,7 @@ pub enum Error {
         limit: Duration,
     },
     /// This pillar does not believe the other end.
-    #[error("refused {}: {}: {refusal}", named(.peer), .refusal.check())]
+    #[error("refused {}: {refusal}", named(.peer))]
     Refused {
         /// Who it proved to be.
         peer: Option<PillarId>,

@@ -164,7 +164,7 @@ fn verdict(refusal: Option<&Refusal>) -> PeerVerdict {
         Some(refusal) => PeerVerdict {
             accepted: false,
             check: harmless(refusal.check(), CHECK_BYTES),
-            reason: harmless(&refusal.to_string(), REASON_BYTES),
+            reason: harmless(&refusal.reason(), REASON_BYTES),
         },
     }
 }

@@ -35,7 +35,7 @@ pub const SIGNING: usize = 2;
 /// Pieces of evidence that are judged at the same time.
 pub const JUDGING: usize = 1;
 /// Connections that came in and are not attested yet. Before TLS ends each takes some 50 KiB, and anybody may make one.
-pub const UNATTESTED: usize = 16;
+pub const UNATTESTED: usize = 32;
 
 /// An accepted connection must bring its first request within this time.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(30);

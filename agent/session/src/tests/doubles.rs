@@ -203,10 +203,13 @@ pub(super) struct Proof {
     pub(super) of: PillarId,
 }
 
+/// A member's name and attestation key.
+type Row = (PillarId, Vec<u8>);
+
 /// The members of the cluster, as one pillar knows them.
 #[derive(Default)]
 pub(super) struct Members {
-    rows: Mutex<BTreeMap<Vec<u8>, (PillarId, Vec<u8>)>>,
+    rows: Mutex<BTreeMap<Vec<u8>, Row>>,
     /// Judging fails by itself, with this.
     pub(super) objects: Mutex<Option<fn() -> Refusal>>,
     pub(super) judged: AtomicUsize,

@@ -40,6 +40,7 @@ fn announced(length: usize) -> Deed {
 const STEPS: [At; 3] = [At::Hello, At::Evidence, At::Verdict];
 const ROLES: [Role; 2] = [Role::Client, Role::Server];
 
+// attack: B4
 #[tokio::test(start_paused = true)]
 async fn an_error_in_any_step_of_the_exchange_ends_in_a_refusal() {
     for role in ROLES {
@@ -104,6 +105,7 @@ fn other_frame(at: At) -> Vec<u8> {
     }
 }
 
+// attack: B4
 #[tokio::test]
 async fn fields_that_are_not_as_they_must_be_are_refused_by_name() {
     let good = PeerEvidence::from(Evidence {
@@ -124,7 +126,11 @@ async fn fields_that_are_not_as_they_must_be_are_refused_by_name() {
         (At::Hello, hello(33, 1), "its nonce has 33 bytes, not 32"),
         (At::Hello, hello(32, 2), "it speaks version 2, not 1"),
         (At::Hello, hello(32, 0), "it speaks version 0, not 1"),
-        (At::Evidence, evidence(|e| e.heartbeat_key.truncate(31)), "heartbeat_key has 31 bytes, must have 32"),
+        (
+            At::Evidence,
+            evidence(|e| e.heartbeat_key.truncate(31)),
+            "heartbeat_key has 31 bytes, must have 32",
+        ),
         (At::Evidence, evidence(|e| e.attest.clear()), "attest is empty"),
         (At::Evidence, evidence(|e| e.signature.clear()), "signature is empty"),
         (At::Evidence, evidence(|e| e.event_log.clear()), "event_log is empty"),
@@ -171,6 +177,7 @@ async fn a_verdict_against_us_is_told_and_made_harmless() {
     }
 }
 
+// attack: B4
 #[tokio::test(start_paused = true)]
 async fn what_fails_at_home_ends_the_connection_too() {
     for guilty_dials in [true, false] {

@@ -34,6 +34,7 @@ fn assert_refused_by_peer(error: &Error, check: &str) {
     }
 }
 
+// attack: B2 B4
 #[tokio::test]
 async fn a_key_of_no_member_is_refused_in_the_handshake() {
     let (stranger, member) = (Pillar::new("p1"), Pillar::new("p2"));
@@ -50,11 +51,15 @@ async fn a_key_of_no_member_is_refused_in_the_handshake() {
     // The other way round: who is dialled is no member.
     let (dialled, accepted) = meet(&member, &stranger).await;
     let dialled = error(dialled);
-    assert!(matches!(&dialled, Error::Refused { peer: None, refusal: Refusal::Stranger { .. } }), "{dialled:?}");
+    assert!(
+        matches!(&dialled, Error::Refused { peer: None, refusal: Refusal::Stranger { .. } }),
+        "{dialled:?}"
+    );
     assert_refused_by_peer(&error(accepted), "membership");
     assert_eq!(stranger.prover.made.lock().expect("not poisoned").len(), 0, "nobody asked for evidence");
 }
 
+// attack: B4
 #[tokio::test]
 async fn a_member_that_was_revoked_is_refused() {
     let (one, other) = two();
@@ -64,6 +69,7 @@ async fn a_member_that_was_revoked_is_refused() {
     assert_refused_by_peer(&error(dialled), "membership");
 }
 
+// attack: B2
 #[tokio::test]
 async fn another_member_than_the_dialled_one_is_refused() {
     let (one, other) = two();
@@ -80,6 +86,7 @@ async fn another_member_than_the_dialled_one_is_refused() {
     assert_refused_by_peer(&error(accepted), "membership");
 }
 
+// attack: B1
 #[tokio::test]
 async fn a_pillar_does_not_talk_to_itself() {
     let one = Pillar::new("p1");
@@ -109,6 +116,7 @@ async fn check(what: &str, check: &str, fault: impl AsyncFn(&Pillar, &Pillar) ->
     }
 }
 
+// attack: B1 B2
 #[tokio::test]
 async fn evidence_of_another_connection_end_or_time_is_refused() {
     let binds = |replace: Replace| Fault::Binds(Box::new(replace));
@@ -124,13 +132,15 @@ async fn evidence_of_another_connection_end_or_time_is_refused() {
     check("replayed: another nonce", "challenge", async |_, _| binds(Replace::Nonce([1; 32]))).await;
     check("replayed: an earlier connection's", "challenge", async |guilty, honest| {
         let (dialled, accepted) = meet(guilty, honest).await;
-        (dialled.expect("honest so far"), accepted.expect("honest so far"));
+        dialled.expect("honest so far");
+        accepted.expect("honest so far");
         Fault::Replays
     })
     .await;
     check("reflected: the verifier's own", "signature", async |guilty, honest| {
         let (dialled, accepted) = meet(guilty, honest).await;
-        (dialled.expect("honest so far"), accepted.expect("honest so far"));
+        dialled.expect("honest so far");
+        accepted.expect("honest so far");
         let own = honest.prover.made.lock().expect("not poisoned").first().cloned().expect("it made some");
         Fault::Shows(Box::new(own))
     })
@@ -139,7 +149,8 @@ async fn evidence_of_another_connection_end_or_time_is_refused() {
         let good = Pillar::new("p3");
         introduce(&[guilty, &good]);
         let (dialled, accepted) = meet(guilty, &good).await;
-        (dialled.expect("honest so far"), accepted.expect("honest so far"));
+        dialled.expect("honest so far");
+        accepted.expect("honest so far");
         let relayed = good.prover.made.lock().expect("not poisoned").first().cloned().expect("it made some");
         Fault::Shows(Box::new(relayed))
     })
@@ -147,6 +158,7 @@ async fn evidence_of_another_connection_end_or_time_is_refused() {
     check("other logs than signed", "challenge", async |_, _| Fault::SwapsLogs).await;
 }
 
+// attack: B1
 #[tokio::test]
 async fn evidence_made_as_the_other_end_is_refused() {
     let (client, server) = two();
@@ -171,6 +183,7 @@ async fn both_may_refuse() {
     assert_refused(&error(accepted), "p1", "challenge");
 }
 
+// attack: B4
 #[tokio::test]
 async fn what_cannot_be_judged_is_refused() {
     let (one, other) = two();
@@ -187,6 +200,7 @@ async fn what_cannot_be_judged_is_refused() {
     }
 }
 
+// attack: B4
 #[tokio::test]
 async fn a_judgement_that_panics_accepts_nobody() {
     let (one, other) = two();
