@@ -176,27 +176,28 @@ pub struct Listens;
 
 impl Meddle for Listens {}
 
+/// Somebody on the wire.
 pub struct Tap {
     pub tcti: String,
-    seen: Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>,
+    seen: Arc<Record>,
 }
 
 impl Tap {
     /// Everything that went over since the last time: commands and answers.
-    pub fn take(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub fn take(&self) -> Vec<Exchange> {
         std::mem::take(&mut self.seen.lock().expect("whole"))
     }
 }
 
 /// Whether the bytes went over the wire.
-pub fn holds(seen: &[(Vec<u8>, Vec<u8>)], what: &[u8]) -> bool {
+pub fn holds(seen: &[Exchange], what: &[u8]) -> bool {
     seen.iter().any(|(command, answer)| {
         [command, answer].iter().any(|side| side.windows(what.len()).any(|window| window == what))
     })
 }
 
-/// The codes of commands, in words where a test knows them.
-pub fn codes(seen: &[(Vec<u8>, Vec<u8>)]) -> Vec<u32> {
+/// The codes of the commands.
+pub fn codes(seen: &[Exchange]) -> Vec<u32> {
     seen.iter().map(|(command, _)| u32::from_be_bytes(command[6..10].try_into().expect("a code"))).collect()
 }
 
@@ -204,7 +205,9 @@ pub fn port(tcti: &str) -> u16 {
     tcti.rsplit("port=").next().and_then(|port| port.parse().ok()).expect("a port")
 }
 
-type Record = Mutex<Vec<(Vec<u8>, Vec<u8>)>>;
+/// A command and its answer.
+pub type Exchange = (Vec<u8>, Vec<u8>);
+type Record = Mutex<Vec<Exchange>>;
 
 /// On two ports in a row: the second is for swtpm's control channel.
 fn listen_twice() -> std::io::Result<(TcpListener, TcpListener)> {
