@@ -10,12 +10,15 @@
 
 mod folder;
 mod make;
+mod operator;
 mod source;
 
 pub use folder::{Keys, Operator, PcrKey, SecureBootKey, Variable, certificate_digest, common_name};
 pub use make::{DEFAULT_OPERATORS, MAX_OPERATORS, Made, make};
+pub use operator::{certificate, new_operator, write_certificate};
 pub use source::KeySource;
 
+use pillar_model::NameError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -88,6 +91,12 @@ pub enum Error {
         /// Why not.
         source: rcgen::Error,
     },
+    /// A name that no constitution takes.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// An operator's key cannot be used or made.
+    #[error(transparent)]
+    Signer(#[from] pillar_signer::Error),
     /// The tools tree is needed and not there.
     #[error(transparent)]
     Tools(#[from] pillar_tools::Error),
@@ -104,6 +113,7 @@ impl Error {
                 dir.display()
             )),
             Error::Open { path, .. } => Some(format!("chmod 600 {}", path.display())),
+            Error::Signer(error) => error.hint(),
             _ => None,
         }
     }

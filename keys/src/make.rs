@@ -1,14 +1,16 @@
 //! Makes a folder of development keys: once, whole or not at all.
 //!
 //! RSA keys, certificates and signature lists come from openssl and efitools of the tools tree; the operators'
-//! Ed25519 keys are made here.
+//! Ed25519 keys are made here, and their certificates by `operator`.
 
 use crate::folder::{operator, pcr, secure_boot};
+use crate::operator::{certificate, private_file, write_private};
 use crate::{Error, Keys, Operator, PcrKey, SecureBootKey, Variable, file_error};
+use pillar_signer::{KeyFile, Signer};
 use pillar_tools::Tools;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -58,10 +60,7 @@ fn add_operators(dir: &Path, operators: usize) -> Result<(Keys, Made), Error> {
     if missing.is_empty() {
         return Ok((keys, Made::Existed));
     }
-    let tools = Tools::open()?;
-    for operator in &missing {
-        make_operator(&tools, operator)?;
-    }
+    missing.iter().try_for_each(make_operator)?;
     Ok((Keys::load(dir)?, Made::Added(missing.len())))
 }
 
@@ -106,15 +105,6 @@ fn private_folder(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// A new file that only its owner may read, from its first byte on.
-fn private_file(path: &Path) -> Result<File, Error> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(file_error("create", path))
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    private_file(path)?.write_all(bytes).map_err(file_error("write", path))
-}
-
 fn fill(tools: &Tools, dir: &Path, operators: usize) -> Result<(), Error> {
     for variable in Variable::ALL {
         make_secure_boot(tools, dir, variable)?;
@@ -125,7 +115,7 @@ fn fill(tools: &Tools, dir: &Path, operators: usize) -> Result<(), Error> {
     let PcrKey { key, public } = pcr(dir);
     make_rsa(tools, &key)?;
     run(tools.command("openssl").args(["pkey", "-pubout", "-in"]).arg(&key), "openssl pkey", Some(&public))?;
-    (1..=operators).try_for_each(|number| make_operator(tools, &operator(dir, number)))
+    (1..=operators).try_for_each(|number| make_operator(&operator(dir, number)))
 }
 
 /// RSA-2048: what every firmware takes for PK, KEK and db (UEFI section 32.4.1).
@@ -159,22 +149,9 @@ fn make_auth(tools: &Tools, dir: &Path, variable: Variable) -> Result<(), Error>
     fs::remove_file(&list).map_err(file_error("remove", &list))
 }
 
-/// Ed25519, self-signed: what counts is the key, which the image carries in this certificate. The key is made by openssl
-/// because its PKCS#8 is of version 1, which every TLS client reads.
-fn make_operator(tools: &Tools, operator: &Operator) -> Result<(), Error> {
-    let failed = |source| Error::Certificate { name: operator.name.clone(), source };
-    run(tools.command("openssl").args(["genpkey", "-algorithm", "ed25519"]), "openssl", Some(&operator.key))?;
-    let pem = fs::read_to_string(&operator.key).map_err(file_error("read", &operator.key))?;
-    let key = rcgen::KeyPair::from_pem(&pem).map_err(failed)?;
-    let mut parameters = rcgen::CertificateParams::default();
-    parameters.distinguished_name = rcgen::DistinguishedName::new();
-    parameters.distinguished_name.push(rcgen::DnType::CommonName, operator.name.as_str());
-    parameters.not_before = rcgen::date_time_ymd(2025, 1, 1);
-    parameters.not_after = rcgen::date_time_ymd(2055, 1, 1);
-    parameters.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-    parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    let certificate = parameters.self_signed(&key).map_err(failed)?;
-    write_private(&operator.certificate, certificate.pem().as_bytes())
+fn make_operator(operator: &Operator) -> Result<(), Error> {
+    let key = KeyFile::create(&operator.key, None)?;
+    write_private(&operator.certificate, certificate(&operator.name, &Signer::File(key))?.as_bytes())
 }
 
 /// Runs a program of the tools tree; what it prints goes to `output`, which only the owner may read.
