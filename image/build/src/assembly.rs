@@ -36,6 +36,7 @@ const FALLBACK_EPOCH: u64 = 1_735_689_600;
 pub(crate) const PID_1: &str = "pillar-init";
 const AGENT: &str = "pillar-agent";
 const STATE: &str = "pillar-state";
+const NETWORK: &str = "pillar-network";
 
 /// How often the boot loader starts a new image before it falls back.
 const TRIES: u32 = 3;
@@ -315,6 +316,7 @@ struct Programs {
     init: PathBuf,
     agent: PathBuf,
     state: PathBuf,
+    network: PathBuf,
     workload: Vec<PathBuf>,
 }
 
@@ -339,6 +341,7 @@ impl Job<'_> {
             init: &programs.init,
             agent: &programs.agent,
             state: &programs.state,
+            network: &programs.network,
             state_template: &template,
             policy_key: &self.keys.policy_key,
             workload: self.workload,
@@ -377,12 +380,13 @@ impl Job<'_> {
         self.progress.step("PID 1");
         let init = self.compiler.build(&[PID_1], Linking::Static)?.remove(0);
         self.progress.step("agent and workload");
-        let mut packages = vec![AGENT, STATE];
+        let mut packages = vec![AGENT, STATE, NETWORK];
         packages.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
         let mut paths = self.compiler.build(&packages, Linking::Dynamic)?;
         let agent = paths.remove(0);
         let state = paths.remove(0);
-        Ok(Programs { init, agent, state, workload: paths })
+        let network = paths.remove(0);
+        Ok(Programs { init, agent, state, network, workload: paths })
     }
 
     fn boot_files(
@@ -477,7 +481,7 @@ impl Job<'_> {
         root_hash: RootHash,
         disks: Vec<String>,
     ) -> Result<(Release, Vec<String>), Error> {
-        let mut programs = vec![PID_1, AGENT, STATE];
+        let mut programs = vec![PID_1, AGENT, STATE, NETWORK];
         programs.extend(self.workload.builds.iter().map(|build| build.package.as_str()));
         let root_hash_text = root_hash.to_string();
         let subject =
@@ -576,6 +580,7 @@ impl Job<'_> {
             (pillar_layout::root::INIT, PID_1),
             (pillar_layout::root::AGENT, AGENT),
             (pillar_layout::root::STATE, STATE),
+            (pillar_layout::root::NETWORK, NETWORK),
         ];
         let own = own.into_iter().map(|(path, package)| (path.to_owned(), package));
         let builds = self.workload.builds.iter();

@@ -8,7 +8,7 @@ use crate::modules::{Index, Selection, Texts, name_of as module_name};
 use crate::tree::{Content, Source, Tree};
 use crate::workload::Workload;
 use crate::workshop::Workshop;
-use pillar_layout::{root, user};
+use pillar_layout::{root, run, user};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,8 @@ pub struct Parts<'a> {
     pub agent: &'a Path,
     /// What opens the state volume.
     pub state: &'a Path,
+    /// What asks DHCP and time servers.
+    pub network: &'a Path,
     /// The file system that a new state volume begins with.
     pub state_template: &'a Path,
     /// `TPMT_PUBLIC` of the policy key.
@@ -71,6 +73,7 @@ pub fn root(parts: &Parts<'_>) -> Result<Contents, Error> {
     contents.tree.program(root::INIT, Source::Host(parts.init.to_owned()))?;
     contents.tree.program(root::AGENT, Source::Host(parts.agent.to_owned()))?;
     contents.tree.program(root::STATE, Source::Host(parts.state.to_owned()))?;
+    contents.tree.program(root::NETWORK, Source::Host(parts.network.to_owned()))?;
     contents.tree.file(root::STATE_TEMPLATE, Source::Host(parts.state_template.to_owned()))?;
     contents.tree.text(root::POLICY_KEY, parts.policy_key)?;
     let state = serde_json::to_vec_pretty(&parts.flavour.state.settings())
@@ -159,20 +162,23 @@ fn skeleton(tree: &mut Tree) -> Result<(), Error> {
 }
 
 fn configuration(tree: &mut Tree, parts: &Parts<'_>) -> Result<(), Error> {
-    let (agent, workload) = (user::AGENT, user::WORKLOAD);
+    let (agent, workload, network) = (user::AGENT, user::WORKLOAD, user::NETWORK);
     // No shell is named because none is there; an empty field would mean /bin/sh.
     let passwd = format!(
         "root:x:0:0:root:/:/nonexistent\n\
          agent:x:{agent}:{agent}:pillar-agent:/:/nonexistent\n\
          workload:x:{workload}:{workload}:workload:/:/nonexistent\n\
+         network:x:{network}:{network}:pillar-network:/:/nonexistent\n\
          nobody:x:65534:65534:nobody:/:/nonexistent\n"
     );
-    let group = format!("root:x:0:\nagent:x:{agent}:\nworkload:x:{workload}:\nnogroup:x:65534:\n");
+    let group = format!(
+        "root:x:0:\nagent:x:{agent}:\nworkload:x:{workload}:\nnetwork:x:{network}:\nnogroup:x:65534:\n"
+    );
     tree.text("/etc/passwd", passwd)?;
     tree.text("/etc/group", group)?;
     tree.text("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
     tree.text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n")?;
-    tree.text("/etc/resolv.conf", "# No name server: addresses in the node settings are numeric.\n")?;
+    tree.symlink("/etc/resolv.conf", &format!("..{}", run::RESOLV_CONF))?;
     tree.symlink("/etc/mtab", "../proc/self/mounts")?;
     tree.symlink("/etc/localtime", "../usr/share/zoneinfo/Etc/UTC")?;
     tree.symlink("/etc/os-release", "../usr/lib/os-release")?;

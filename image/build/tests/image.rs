@@ -117,7 +117,14 @@ fn programs_of_the_sealed_root_are_where_they_are_meant_and_nowhere_else() {
         .collect();
     assert_eq!(
         programs,
-        [root::AGENT, root::INIT, root::STATE, "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"].into()
+        [
+            root::AGENT,
+            root::INIT,
+            root::NETWORK,
+            root::STATE,
+            "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+        ]
+        .into()
     );
 }
 

@@ -76,10 +76,11 @@ fn the_sealed_root_has_no_shell_interpreter_package_manager_getty_or_setuid_file
             == [
                 "usr/bin/pillar-agent",
                 "usr/bin/pillar-init",
+                "usr/bin/pillar-network",
                 "usr/bin/pillar-state",
                 "usr/lib/pillar/workload/bin/hello"
             ],
-        "the programs of the sealed root are exactly four: {programs:?}"
+        "the programs of the sealed root are exactly five: {programs:?}"
     );
     Ok(())
 }
