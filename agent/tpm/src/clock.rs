@@ -46,15 +46,16 @@ enum Channel {
     Socket(String),
 }
 
-/// The connection.
+/// A connection for questions about the clock alone. It may be used beside a [`crate::Tpm`], by another thread: a
+/// heartbeat then waits for one command of the TPM at most, not for a whole quote or for keys that are made.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct ClockReader {
     channel: Channel,
 }
 
-impl Reader {
+impl ClockReader {
     /// Opens `device:PATH` or `swtpm:host=H,port=P`.
-    pub(crate) fn open(tcti: &str) -> Result<Self, Error> {
+    pub fn open(tcti: &str) -> Result<Self, Error> {
         let fail = |source| Error::Exchange { operation: OPERATION, source };
         if let Some(path) = tcti.strip_prefix("device:") {
             let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
@@ -71,7 +72,7 @@ impl Reader {
     }
 
     /// Asks, again when the TPM only says "later".
-    pub(crate) fn read(&mut self) -> Result<Clock, Error> {
+    pub fn read(&mut self) -> Result<Clock, Error> {
         let mut wait = crate::FIRST_WAIT;
         for _ in 1..crate::TRIES {
             match self.once()? {

@@ -19,7 +19,7 @@ mod nv;
 mod session;
 mod tls;
 
-pub use clock::Clock;
+pub use clock::{Clock, ClockReader};
 pub use error::Error;
 
 use error::Fault;
@@ -54,7 +54,7 @@ pub struct Tpm {
     /// `None` after a failure: closing it freed whatever was left in the TPM.
     context: Option<Context>,
     keys: Option<Keys>,
-    clock: Option<clock::Reader>,
+    clock: Option<ClockReader>,
     pinned_ek: Option<Vec<u8>>,
 }
 
@@ -177,7 +177,7 @@ impl Tpm {
     /// The TPM's clock and counters.
     pub fn clock(&mut self) -> Result<Clock, Error> {
         if self.clock.is_none() {
-            self.clock = Some(clock::Reader::open(&self.tcti)?);
+            self.clock = Some(ClockReader::open(&self.tcti)?);
         }
         match &mut self.clock {
             Some(reader) => reader.read().inspect_err(|_| self.clock = None),

@@ -71,6 +71,7 @@ fn check(bench: &Bench, index: u32, ek_public: &[u8], certificate: &[u8]) -> Tes
     Ok(())
 }
 
+// attack: A16
 #[test]
 fn the_high_range_s_smaller_keys() -> TestResult {
     for (index, algorithm) in
@@ -150,6 +151,7 @@ fn a_template_that_is_none_of_an_ek_is_refused() -> TestResult {
     Ok(())
 }
 
+// attack: B8
 #[test]
 fn a_certificate_for_another_key_or_of_rubbish_is_refused() -> TestResult {
     let (Some(bench), Some(other)) = (Bench::new()?, Bench::new()?) else { return Ok(()) };

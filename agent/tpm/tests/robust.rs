@@ -49,6 +49,7 @@ fn nothing_stays_in_the_tpm() -> TestResult {
     Ok(())
 }
 
+// attack: B5
 #[test]
 fn a_tpm_that_was_reset_gets_its_keys_made_anew() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };

@@ -10,6 +10,7 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 const MESSAGE: &[u8] = b"the transcript of a handshake";
 
+// attack: B3
 #[test]
 fn the_ak_certifies_it_and_it_signs() -> TestResult {
     let Some(bench) = Bench::new()? else { return Ok(()) };
