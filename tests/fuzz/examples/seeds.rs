@@ -4,7 +4,11 @@
 
 use pillar_measure::hash::hash;
 use pillar_measure::tcg::EventLog;
-use pillar_model::{Bank, Evidence, Nonce, PcrIndex, RootHash};
+use pillar_model::{
+    Action, Bank, Constitution, Digest, Evidence, FirmwareReference, Member, Nonce, OperatorEntry,
+    OperatorKey, PcrIndex, RootHash,
+};
+use pillar_quorum::{Cluster, Envelope, propose_founding};
 use pillar_recovery::{Operator, Token, VolumeId, random_bytes_to_make};
 use pillar_wire::{Challenge, Identity, proto};
 use prost::Message;
@@ -13,7 +17,7 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -43,6 +47,7 @@ fn main() {
     gpt();
     superblocks();
     documents();
+    decisions();
 }
 
 fn event_logs() {
@@ -427,4 +432,62 @@ fn documents() {
     keep("boot", "trial", b"pillar_1.2.3+2-1.efi");
     keep("boot", "blessed", b"pillar_7~rc1.efi");
     keep("boot", "cmdline", format!("console=ttyS0 roothash={digest} panic=-1").as_bytes());
+}
+
+const NOW: u64 = 1_800_000_000;
+
+fn decisions() {
+    let pair = |number: u8| Ed25519KeyPair::from_seed_unchecked(&[number; 32]).unwrap();
+    let key = |number: u8| OperatorKey(pair(number).public_key().as_ref().try_into().unwrap());
+    let constitution = |version: u64| Constitution {
+        version,
+        cluster: "lab".into(),
+        operators: (1..=3).map(|n| OperatorEntry { name: format!("operator-{n}"), key: key(n) }).collect(),
+        threshold: 2,
+        ek_roots: vec![Digest(vec![0x30; 8])],
+        ek_intermediates: Vec::new(),
+        ek_allowed: Vec::new(),
+        expires_unix_s: NOW + 86_400,
+    };
+    let signed = |mut envelope: Envelope| {
+        for number in [1, 2] {
+            let signature = pair(number).sign(&envelope.pae()).as_ref().try_into().unwrap();
+            envelope.add_signature(&key(number), signature).unwrap();
+        }
+        envelope
+    };
+    let image: Vec<OperatorKey> = (1..=3).map(key).collect();
+    let founding = signed(propose_founding(constitution(1), &image, NOW).unwrap());
+    keep("envelope", "founding", founding.to_json().as_bytes());
+    let mut cluster = Cluster::found(&founding, &image, NOW).unwrap();
+    let pcrs = [0, 1, 2, 3, 5].into_iter().map(|n| (PcrIndex::new(n).unwrap(), Digest(vec![7; 32])));
+    let firmware = FirmwareReference { pcrs: pcrs.collect(), events: Vec::new() };
+    let member = Member {
+        name: "p1".parse().unwrap(),
+        ek_public: Digest(vec![1, 1]),
+        ek_certificate: Digest(vec![1; 32]),
+        ak_public: Digest(vec![1, 2]),
+        tls_spki: Digest(vec![1, 3]),
+        firmware: [(Bank::Sha256, firmware)].into(),
+        state_volume: "none".into(),
+        addresses: vec!["[fd00::1]:7444".into()],
+    };
+    let release = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/release/seed-small")).unwrap();
+    let mut release: pillar_model::Release = serde_json::from_slice(&release).unwrap();
+    release.predicate.packages.clear();
+    let ek = Digest(hash(Bank::Sha256, &[&member.ek_public.0]).0);
+    let actions = [
+        Action::Admit { member: Box::new(member), replaces: None },
+        Action::Run { committed: Box::new(release.predicate), trial: None },
+        Action::Revoke { name: "p1".parse().unwrap(), ek, reason: "stolen".into() },
+        Action::Amend(Box::new(constitution(2))),
+    ];
+    let mut payloads = sized(founding.payload());
+    for (number, action) in actions.into_iter().enumerate() {
+        let envelope = signed(cluster.propose(action, NOW).unwrap());
+        cluster = cluster.apply(&envelope, NOW).unwrap();
+        payloads.extend(sized(envelope.payload()));
+        keep("entries", &format!("{}", number + 2), &payloads);
+        keep("envelope", &format!("entry-{}", number + 1), envelope.to_json().as_bytes());
+    }
 }

@@ -13,6 +13,7 @@ mod document;
 mod input;
 mod log;
 pub mod mutate;
+mod quorum;
 mod tpm;
 mod wire;
 
@@ -64,6 +65,12 @@ pub const TARGETS: &[Target] = &[
     target("recovery", "the recovery token in the LUKS2 header", document::recovery),
     target("settings", "node settings", document::settings),
     target("release", "release.json", document::release),
+    target(
+        "envelope",
+        "operators' envelopes (DSSE): signatures of nobody found no cluster",
+        quorum::envelope,
+    ),
+    target("entries", "chains of entries that operators signed, whatever is in them", quorum::entries),
     target("boot", "boot entries' names and kernel command lines", document::boot),
 ];
 

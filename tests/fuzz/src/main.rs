@@ -105,7 +105,7 @@ fn fuzz(engine: &Path, folder: &Path, target: &Target, seconds: u64) -> Result<(
         .arg(format!("-max_len={INPUT_MAX_BYTES}"))
         .arg(format!("-artifact_prefix={}/{}-", broken.display(), target.name))
         // A hang ends; the bound on processor time is checked for each input.
-        .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1", "-verbosity=1"])
+        .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1", "-verbosity=0"])
         .env("PILLAR_FUZZ_TARGET", target.name)
         .status()
         .with_context(|| format!("cannot run {}", engine.display()))?;
