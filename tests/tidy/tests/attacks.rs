@@ -95,6 +95,18 @@ const ATTACKS: &[(&str, bool, &str)] = &[
     ("P10", false, "hostile bytes for each parser, from a corpus and at random"),
     ("P11", false, "the index of the least epoch deleted, or made again by somebody else"),
     ("P12", false, "two histories of the operators' decisions; entries left out or in another order"),
+    (
+        "P13",
+        false,
+        "somebody on the wire between two pillars: older TLS, another protocol, resumption, damaged records, many connections",
+    ),
+    ("P14", false, "a constitution that expired; clocks that are far off"),
+    ("P15", false, "a cluster founded by one operator alone, or by those whom the image does not know"),
+    (
+        "P16",
+        false,
+        "an operator's key that others may read, a passphrase that is shown, an ssh-agent that lies",
+    ),
 ];
 
 fn root() -> PathBuf {

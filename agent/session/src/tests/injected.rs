@@ -155,6 +155,7 @@ async fn fields_that_are_not_as_they_must_be_are_refused_by_name() {
     }
 }
 
+// attack: P13
 #[tokio::test]
 async fn a_verdict_against_us_is_told_and_made_harmless() {
     let refused = PeerVerdict {
@@ -209,6 +210,7 @@ async fn by(guilty_dials: bool, guilty: &Pillar, honest: &Pillar) -> (Error, Err
     }
 }
 
+// attack: P13
 #[tokio::test(start_paused = true)]
 async fn silence_and_noise_before_tls_blame_nobody() {
     let (one, other) = two();

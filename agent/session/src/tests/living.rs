@@ -44,6 +44,7 @@ async fn line() -> Line {
 /// A call that is never answered.
 const FOREVER: proto::EntriesRequest = proto::EntriesRequest { from: 1 };
 
+// attack: B5
 #[tokio::test]
 async fn a_cut_ends_a_call_in_progress_and_says_why() {
     let Line { mut client, near, served, .. } = line().await;
@@ -64,6 +65,7 @@ async fn a_cut_ends_a_call_in_progress_and_says_why() {
     assert!(!matches!(served, Err(Error::Cut { .. })), "{served:?}");
 }
 
+// attack: B5
 #[tokio::test]
 async fn a_cut_ends_a_stream() {
     let Line { mut client, near, .. } = line().await;
@@ -81,6 +83,7 @@ async fn a_cut_ends_a_stream() {
     );
 }
 
+// attack: B5
 #[tokio::test]
 async fn the_end_that_serves_may_cut_as_well() {
     let Line { mut client, far, served, .. } = line().await;
@@ -186,6 +189,7 @@ async fn large_evidence_crosses_both_ways_at_once() {
     accepted.expect("attested");
 }
 
+// attack: P13
 #[tokio::test]
 async fn the_newest_connection_of_a_member_displaces_one_in_the_making() {
     let (one, other) = two();
@@ -202,6 +206,7 @@ async fn the_newest_connection_of_a_member_displaces_one_in_the_making() {
     }
 }
 
+// attack: P13
 #[tokio::test]
 async fn connections_in_the_making_are_counted() {
     let (one, _) = two();

@@ -42,6 +42,7 @@ fn assert_protocol(error: &Error, words: &str) {
     assert!(error.to_string().contains(words), "{error}");
 }
 
+// attack: P13
 #[tokio::test(start_paused = true)]
 async fn the_protocol_must_be_agreed_on() {
     let (one, other) = two();
@@ -152,6 +153,7 @@ async fn handshake(config: &Arc<ClientConfig>, other: &Pillar) -> (Option<Handsh
     found
 }
 
+// attack: P13
 #[tokio::test]
 async fn nothing_is_resumed() {
     let (one, other) = two();
@@ -197,6 +199,7 @@ fn hello_of_tls12() -> Vec<u8> {
     record
 }
 
+// attack: P13
 #[tokio::test(start_paused = true)]
 async fn older_tls_is_refused() {
     let (one, _) = two();
@@ -264,6 +267,7 @@ async fn a_recorded_connection_played_again_gets_nowhere() {
     assert_eq!(other.prover.made.lock().expect("not poisoned").len(), before, "no evidence was made for it");
 }
 
+// attack: B2
 #[tokio::test]
 async fn a_member_of_another_kind_of_key_cannot_sign() {
     // The row says P-256; a key that signs otherwise has no scheme in common.
@@ -285,6 +289,7 @@ async fn a_member_of_another_kind_of_key_cannot_sign() {
     assert_eq!((found.kind(), found.peer()), (Kind::Protocol, None), "{found:?}");
 }
 
+// attack: P13
 #[tokio::test]
 async fn a_changed_byte_ends_the_connection_and_blames_nobody() {
     let (one, other) = two();
