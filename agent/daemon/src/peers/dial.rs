@@ -31,7 +31,7 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 const PAUSE_FIRST: Duration = Duration::from_millis(400);
 /// ...and the longest: also the time after which a network that is whole again is noticed.
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
-/// After a refusal: the machine must be mended first.
+/// After refusals: one of the machines must be mended first.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// A peer that answers no heartbeat for so long is called anew: the connection may be dead without knowing it.
 const SILENT: Duration = Duration::from_secs(10);
@@ -49,19 +49,23 @@ pub async fn run(shared: Arc<Shared>, endpoint: Arc<OwnEndpoint>, name: PillarId
     let call = Call { shared, endpoint, name, caller };
     let mut pause = PAUSE_FIRST;
     loop {
-        let begun = Instant::now();
         let next = match call.once().await {
-            Ok(why) => {
+            Ok(Ended::Unreached(why)) => {
+                call.shared.unreachable(&call.name, why);
+                (pause * 2).min(PAUSE_LONGEST)
+            }
+            Ok(Ended::Left(why)) => {
                 debug!("connection with {} ended: {why}", call.name);
                 call.shared.unreachable(&call.name, why);
                 PAUSE_FIRST
             }
             Err(error) => call.failed(&error, pause),
         };
-        pause = if begun.elapsed() > PAUSE_LONGEST { PAUSE_FIRST } else { next };
+        pause = next;
         tokio::select! {
             () = sleep(jittered(pause)) => {}
             () = call.caller.attest.notified() => {}
+            () = call.caller.wake.notified() => {}
         }
     }
 }
@@ -81,6 +85,14 @@ struct Call {
     caller: Arc<Caller>,
 }
 
+/// How a call ended that nobody refused.
+enum Ended {
+    /// Nobody took it.
+    Unreached(String),
+    /// It was attested, and is over.
+    Left(String),
+}
+
 /// What goes on beside the heartbeats.
 enum Done {
     Attested(Result<(), Error>),
@@ -89,10 +101,10 @@ enum Done {
 
 impl Call {
     /// One connection from its beginning to its end; why it ended.
-    async fn once(&self) -> Result<String, Error> {
+    async fn once(&self) -> Result<Ended, Error> {
         let tcp = match self.connect().await {
             Ok(tcp) => tcp,
-            Err(why) => return Ok(why),
+            Err(why) => return Ok(Ended::Unreached(why)),
         };
         let attested = self.endpoint.dial(tcp, &self.name).await?;
         info!("{} is attested, it runs {}", self.name, attested.proof().version());
@@ -100,7 +112,7 @@ impl Call {
         let _kept = self.shared.connected(&self.name, channel.cut().clone());
         let (_, attested) = attested.split();
         let client = attested.peers_client().await?;
-        Ok(self.keep(client, &channel).await)
+        Ok(Ended::Left(self.keep(client, &channel).await))
     }
 
     /// The pause before the next try.
@@ -109,11 +121,15 @@ impl Call {
         condemn(&self.shared, error);
         match error {
             // What it means for the peer has been noted where it was judged.
-            Error::Refused { peer: Some(_), .. } => PAUSE_REFUSED,
+            Error::Refused { peer: Some(_), .. } => (pause * 2).min(PAUSE_REFUSED),
             Error::RefusedByPeer { check, reason, .. } => {
-                let reason = format!("it refuses this pillar: {check}: {reason}");
-                self.shared.unreachable(&self.name, reason);
-                PAUSE_REFUSED
+                // The reason often begins with the check's name.
+                let check = check.as_str();
+                let reason =
+                    if reason.starts_with(check) { reason.clone() } else { format!("{check}: {reason}") };
+                self.shared.table().peer(&self.name).refuses_us(reason);
+                self.shared.judged(&self.name);
+                (pause * 2).min(PAUSE_REFUSED)
             }
             other => {
                 self.shared.unreachable(&self.name, words(other));
@@ -280,6 +296,13 @@ async fn fetch(shared: Arc<Shared>, mut client: PeersClient<PeerConnection>) -> 
 }
 
 impl Shared {
+    /// Has the one who calls `name` try now: it is there.
+    pub(super) fn call_now(&self, name: &PillarId) {
+        if let Some(caller) = locked(&self.callers).get(name) {
+            caller.wake.notify_one();
+        }
+    }
+
     /// Has the one who calls `name` ask it for entries.
     pub(super) fn fetch_from(&self, name: &PillarId) {
         if let Some(caller) = locked(&self.callers).get(name) {

@@ -73,16 +73,11 @@ impl Shared {
         verdict.map_err(Into::into)
     }
 
-    /// The counters of the last accepted evidence, and those that the agent with this heartbeat key must still have: it
-    /// lives no longer than one boot.
+    /// The counters of the last accepted evidence, and those that the agent with this heartbeat key must still have.
     fn counters(&self, name: &PillarId, heartbeat_key: &[u8]) -> (Option<Counters>, Option<Counters>) {
         let table = self.table();
         let peer = table.get(name);
-        let living = peer
-            .and_then(|peer| peer.live_verdict(Instant::now()))
-            .filter(|verdict| verdict.heartbeat_key == heartbeat_key)
-            .map(|verdict| verdict.counters);
-        (peer.and_then(Peer::previous), living)
+        (peer.and_then(Peer::previous), peer.and_then(|peer| peer.of_agent(heartbeat_key)))
     }
 
     /// Notes the refusal and cuts every connection with that peer.

@@ -71,6 +71,8 @@ struct Caller {
     attest: Notify,
     /// It has entries that are missing here.
     fetch: Notify,
+    /// It has just called, so that it can be called.
+    wake: Notify,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -175,6 +175,7 @@ async fn connection(
     };
     let name = attested.peer().clone();
     let _kept = shared.connected(&name, attested.channel().cut().clone());
+    shared.call_now(&name);
     let (_, attested) = attested.split();
     let service = PeersServer::new(Service { shared: Arc::clone(&shared), endpoint })
         .max_decoding_message_size(limit::REQUEST_BYTES)

@@ -118,9 +118,12 @@ pub struct Peer {
     heartbeat_at: Option<Instant>,
     intervals: Option<PingWindow>,
     trouble: Option<String>,
+    /// It reaches us and does not believe us: its own words.
+    refuses_us: Option<String>,
     report: Option<Report>,
     round_trip: Option<Duration>,
-    reset_seen: Option<Counters>,
+    /// Counters and heartbeat key of the last evidence that was ever accepted.
+    attested: Option<(Counters, Vec<u8>)>,
     tries: u64,
 }
 
@@ -134,7 +137,7 @@ impl Peer {
             self.heartbeat_at = None;
         }
         self.alive_at = Some(verdict.at);
-        self.reset_seen = Some(verdict.counters);
+        self.attested = Some((verdict.counters, verdict.heartbeat_key.clone()));
         self.refusal = None;
         self.trouble = None;
         self.report = report.or(self.report.take());
@@ -151,6 +154,11 @@ impl Peer {
     /// It could not be reached, or left.
     pub fn unreachable(&mut self, reason: String) {
         self.trouble = Some(reason);
+    }
+
+    /// It does not believe this pillar. That says nothing about it.
+    pub fn refuses_us(&mut self, reason: String) {
+        self.refuses_us = Some(reason);
     }
 
     /// How often its evidence was judged, or it could not be reached.
@@ -184,12 +192,14 @@ impl Peer {
         self.alive_at = Some(now);
         self.heartbeat = Some(heartbeat);
         self.trouble = None;
+        self.refuses_us = None;
         Ok(())
     }
 
     /// It answered a heartbeat of ours.
     pub fn answered(&mut self, round_trip: Duration, now: Instant) {
         self.round_trip = Some(round_trip);
+        self.refuses_us = None;
         if self.live_verdict(now).is_some() {
             self.alive_at = Some(now);
         }
@@ -202,7 +212,13 @@ impl Peer {
 
     /// Clock and counters of the last evidence that was ever accepted: they may only go up.
     pub fn previous(&self) -> Option<Counters> {
-        self.reset_seen
+        self.attested.as_ref().map(|(counters, _)| *counters)
+    }
+
+    /// Those that the agent with this heartbeat key had. It lives no longer than one boot, so that its counters stay, even
+    /// when it was refused in between.
+    pub fn of_agent(&self, heartbeat_key: &[u8]) -> Option<Counters> {
+        self.attested.as_ref().filter(|(_, key)| key == heartbeat_key).map(|(counters, _)| *counters)
     }
 
     /// Why it is not believed.
@@ -249,6 +265,9 @@ impl Peer {
     pub fn state(&self, now: Instant) -> (PeerState, String) {
         if let Some(refusal) = &self.refusal {
             return (PeerState::Untrusted, format!("{}: {}", refusal.check, refusal.reason));
+        }
+        if let Some(reason) = &self.refuses_us {
+            return (PeerState::Down, format!("it refuses this pillar: {reason}"));
         }
         let why = self.trouble.as_deref().unwrap_or("no answer");
         let Some(alive) = self.alive_at else { return (PeerState::Down, format!("never heard of: {why}")) };
@@ -400,6 +419,18 @@ mod tests {
         peer.answered(Duration::from_millis(3), now);
         assert_eq!(peer.state(now + PERIOD).0, PeerState::Up);
         assert_eq!(peer.round_trip(), Some(Duration::from_millis(3)));
+    }
+
+    #[test]
+    fn who_refuses_us_is_down_until_it_speaks_again() {
+        let (mut peer, last) = steady(Instant::now());
+        peer.refuses_us("replay: changed".to_owned());
+        let down = (PeerState::Down, "it refuses this pillar: replay: changed".to_owned());
+        assert_eq!(peer.state(last), down);
+        peer.accepted(verdict(last), None);
+        assert_eq!(peer.state(last), down, "its own evidence is good, and that is not the point");
+        peer.answered(Duration::ZERO, last);
+        assert_eq!(peer.state(last).0, PeerState::Up);
     }
 
     #[test]
