@@ -143,6 +143,7 @@ impl Typist {
     }
 }
 
+// attack: P16
 #[test]
 fn what_is_typed_is_not_shown() {
     let dir = tempfile::tempdir().expect("a folder");

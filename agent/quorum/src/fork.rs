@@ -1,6 +1,8 @@
 //! Two chains side by side.
 
 use crate::Envelope;
+use crate::tally::{Electorate, tally};
+use pillar_model::Constitution;
 
 /// How another pillar's chain stands to ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,4 +42,13 @@ pub fn compare(ours: &[Envelope], theirs: &[Envelope]) -> Chains {
         std::cmp::Ordering::Less => Chains::TheirsGoesOn { from: number(ours.len()) },
         std::cmp::Ordering::Greater => Chains::OursGoesOn { from: number(theirs.len()) },
     }
+}
+
+/// Operators who signed both of two entries that have one number: with thresholds of more than half there is at least
+/// one when both are properly signed. `constitution` is the one in force before them.
+#[must_use]
+pub fn signed_both(one: &Envelope, other: &Envelope, constitution: &Constitution) -> Vec<String> {
+    let signed = |envelope| tally(envelope, Electorate::of(constitution), None).current.signed_by;
+    let others = signed(other);
+    signed(one).into_iter().filter(|name| others.contains(name)).collect()
 }

@@ -86,6 +86,7 @@ fn json(payload: &str, signature: &str) -> String {
     format!(r#"{{"payload":"{payload}","payloadType":"t","signatures":[{{"sig":"{signature}"}}]}}"#)
 }
 
+// attack: P10
 #[test]
 fn both_alphabets_are_read_and_nothing_else_is() {
     let bytes = [0xfb, 0xff, 0xbf, 0x3e];
@@ -109,6 +110,7 @@ fn both_alphabets_are_read_and_nothing_else_is() {
     }
 }
 
+// attack: P10
 #[test]
 fn json_is_tolerant_where_the_specification_is_and_only_there() {
     for good in [
@@ -144,6 +146,7 @@ fn json_is_tolerant_where_the_specification_is_and_only_there() {
     assert!(matches!(Envelope::parse(deep.as_bytes()), Err(EnvelopeError::Json(_))));
 }
 
+// attack: P10
 #[test]
 fn limits_are_kept() {
     let large = vec![b' '; ENVELOPE_MAX_BYTES + 1];

@@ -109,6 +109,7 @@ proptest! {
         prop_assert_eq!(outcome.is_ok(), count([1, 2, 3]) >= 2 && count([3, 4, 5]) >= 2);
     }
 
+    // attack: P10
     #[test]
     fn anything_at_all_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         if let Ok(envelope) = Envelope::parse(&bytes) {
@@ -177,6 +178,7 @@ fn every_changed_byte_of_payload_or_signature_is_refused() {
     }
 }
 
+// attack: P12
 #[test]
 fn a_replayed_chain_gives_the_same_state() {
     let (envelopes, states) = history();

@@ -9,7 +9,7 @@ use pillar_model::{
 use pillar_quorum::limits::*;
 use pillar_quorum::{
     Chains, Cluster, ConstitutionError, Count, ENTRY_TYPE, Envelope, MemberError, Refusal, ReleaseError,
-    TextError, check_operator_key, compare, founding, propose_founding, replay,
+    TextError, check_operator_key, compare, founding, propose_founding, replay, signed_both,
 };
 use support::*;
 
@@ -188,6 +188,7 @@ fn a_retired_constitution_approves_nothing() {
     assert_eq!(amended.apply(&signed(proposal, &[1, 2, 3, 4]), NOW), Err(too_few(2, &[4], &[5, 6], 2, 3)));
 }
 
+// attack: D1 P10
 #[test]
 fn what_is_no_entry_is_refused() {
     let cluster = lab();
@@ -258,6 +259,7 @@ fn entries_are_taken_in_their_order_only() {
     );
 }
 
+// attack: P14
 #[test]
 fn wrong_clocks_are_told_with_both_times() {
     let cluster = lab();
@@ -279,6 +281,7 @@ fn wrong_clocks_are_told_with_both_times() {
     );
 }
 
+// attack: P14
 #[test]
 fn an_expired_constitution_approves_nothing_but_its_amendment() {
     let second = raw(&next(&lab(), run(release("1", 5), None)), &[1, 2]);
@@ -305,6 +308,7 @@ fn an_expired_constitution_approves_nothing_but_its_amendment() {
     assert_eq!(cluster.propose(amend(void), end), Err(Refusal::Constitution(why)));
 }
 
+// attack: P15
 #[test]
 fn a_founding_needs_the_image_and_its_own_threshold() {
     let five: Vec<OperatorKey> = (1..=5).map(key).collect();
@@ -360,6 +364,7 @@ fn a_founding_needs_the_image_and_its_own_threshold() {
     assert_eq!(replay(&[], &image()), Err((0, Refusal::NoEntries)));
 }
 
+// attack: D1
 #[test]
 fn constitutions_that_cannot_be_are_refused() {
     let cluster = after(&lab(), admit(member("p1", 1)));
@@ -444,6 +449,7 @@ fn constitutions_that_cannot_be_are_refused() {
     cluster.propose(amend(constitution(2, &[1], 1)), NOW).expect("one operator");
 }
 
+// attack: D1
 #[test]
 fn keys_that_are_not_sound_are_no_operators() {
     assert!((1..=20).all(|number| check_operator_key(&key(number))));
@@ -620,6 +626,7 @@ fn members_are_revoked_exactly() {
     refused(&cluster, with_reason("a\nb"), &Refusal::Reason(TextError::Unprintable("the reason")));
 }
 
+// attack: C4
 #[test]
 fn releases_that_cannot_be_run_are_refused() {
     let cluster = after(&lab(), run(release("8", 5), None));
@@ -712,6 +719,7 @@ fn an_entry_that_is_too_large_is_refused_before_it_is_signed() {
     assert!(matches!(lab().propose(amend(huge), NOW), Err(Refusal::TooLarge { .. })));
 }
 
+// attack: P9
 #[test]
 fn worthless_signatures_are_not_kept() {
     let cluster = lab();
@@ -740,6 +748,7 @@ fn forks_are_found_and_what_one_has_is_kept() {
     let theirs = [first.clone(), other.clone(), one.clone()];
     assert_eq!(compare(&ours, &theirs), Chains::Fork { at: 1, theirs_is_longer: true });
     assert_eq!(compare(&theirs, &ours), Chains::Fork { at: 1, theirs_is_longer: false });
+    assert_eq!(signed_both(&one, &other, cluster.constitution()), names(&[2]));
     // The second decision for a place does not apply on top of the first.
     let after_one = cluster.apply(&one, NOW).expect("good");
     assert_eq!(after_one.apply(&other, NOW), Err(Refusal::Serial { expected: 2, found: 1 }));

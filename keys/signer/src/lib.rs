@@ -3,9 +3,10 @@
 //!
 //! What it is not: it does not know what it signs. Envelopes and thresholds are `agent/quorum`'s.
 //!
-//! **Invariants:** a private key that others than its owner may read is not used; key files and passphrases are wiped
-//! from memory when they are dropped; a passphrase never comes from an argument or the environment, where other
-//! processes see it; what an agent signed is checked before it is given on.
+//! **Invariants:** a private key that others than its owner may read is not used; what was read of key files and
+//! passphrases is wiped from memory when it is dropped (of what ring keeps of a key we cannot say so); a passphrase
+//! never comes from an argument or the environment, where other processes see it; what an agent signed is checked
+//! before it is given on.
 #![forbid(unsafe_code)]
 
 mod agent;

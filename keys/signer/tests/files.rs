@@ -92,6 +92,7 @@ fn every_key_is_another_one() {
     assert_ne!(key("a"), key("b"));
 }
 
+// attack: P16
 #[test]
 fn a_key_that_others_may_read_is_not_used() {
     let place = Place::new();

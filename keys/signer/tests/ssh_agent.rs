@@ -128,6 +128,7 @@ fn signature(kind: &[u8], bytes: &[u8]) -> Vec<u8> {
     string(&[&[14][..], &string(&[string(kind), string(bytes)].concat())].concat())
 }
 
+// attack: P16
 #[test]
 fn an_agent_that_lies_is_not_believed() {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).expect("a seed");
@@ -164,6 +165,7 @@ fn an_agent_that_lies_is_not_believed() {
     }
 }
 
+// attack: P16
 #[test]
 fn lists_that_are_cut_short_are_refused() {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).expect("a seed");
