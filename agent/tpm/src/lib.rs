@@ -3,7 +3,7 @@
 //!
 //! All keys are primaries made from fixed templates, so they are the same at every boot and nothing is kept. They are
 //! made once per [`Tpm`] and held as saved contexts: between two calls one session stays in the TPM and no key. TPM
-//! commands of a call, when the keys are made: quote 3, TLS signature 3, activation 8 (6 with a high range EK), clock 1.
+//! commands of a call, when the keys are made: quote 3, TLS signature 3, activation 8 (5 with a high range EK), clock 1.
 //!
 //! A TPM that was reset does not know the saved keys and the session any more: they are made anew, once, within the call.
 //!

@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 const RANGE: u32 = 0x01c0_0000;
 /// NV indices asked for at once; a TPM has a few dozen.
 const COUNT: u32 = 254;
-/// Where certificates of authorities are (EK Credential Profile, section 2.2.1.4: first index and last).
+/// Where certificates of authorities are by the EK Credential Profile: the first index and the last.
 const CHAIN: (u32, u32) = (0x01c0_0100, 0x01c0_01ff);
 /// Certificates of a chain that are read. Makers put two or three there.
 const CHAIN_MAX: usize = 16;
