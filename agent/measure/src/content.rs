@@ -7,6 +7,7 @@ use crate::bytes::{Reader, Short};
 use crate::hash::is_hash;
 use crate::tcg::{Event, EventType};
 use pillar_model::Bank;
+use std::borrow::Cow;
 
 /// Longest name of a variable, in UTF-16 units; real ones have up to some 20.
 pub const NAME_MAX: usize = 256;
@@ -39,7 +40,7 @@ pub struct Variable<'a> {
     /// Vendor GUID as it stands in memory (first three fields little endian).
     pub guid: [u8; 16],
     /// Name.
-    pub name: String,
+    pub name: Cow<'a, str>,
     /// Value.
     pub data: &'a [u8],
 }
@@ -62,7 +63,7 @@ pub enum Content<'a> {
         data: &'a [u8],
     },
     /// `EV_ACTION`, `EV_EFI_ACTION`: ASCII text.
-    Action(String),
+    Action(Cow<'a, str>),
     /// `EV_IPL`: text as UTF-16 (systemd-stub: the name of the section) or ASCII (GRUB), without its NUL. A remark.
     Loader(String),
     /// `EV_EFI_GPT_EVENT`: number of partitions.
@@ -101,7 +102,7 @@ pub fn content<'a>(event: &Event<'a>) -> Result<Content<'a>, Error> {
         EventType::Separator if event.data == [0; 4] => Ok(Content::Separator),
         EventType::Separator => Ok(Content::ErrorSeparator),
         EventType::EventTag => tagged(event.data),
-        EventType::Action | EventType::EfiAction => Ok(Content::Action(ascii(event.data)?)),
+        EventType::Action | EventType::EfiAction => Ok(Content::Action(Cow::Borrowed(ascii(event.data)?))),
         EventType::Ipl => Ok(Content::Loader(loader_text(event.data))),
         EventType::GptEvent | EventType::GptEvent2 => partition_table(event.data),
         _ => Ok(Content::Opaque),
@@ -115,11 +116,31 @@ pub fn variable(data: &[u8]) -> Result<Variable<'_>, Error> {
     let (name_units, data_bytes) = (reader.u64()?, reader.u64()?);
     let units = usize::try_from(name_units).ok().filter(|n| *n <= NAME_MAX);
     let units = units.ok_or(Error::Length { told: name_units, found: reader.left() })?;
-    let name = utf16(reader.take(2 * units)?).ok_or(Error::Name)?;
+    let name = variable_name(reader.take(2 * units)?).ok_or(Error::Name)?;
     if data_bytes != reader.left() as u64 {
         return Err(Error::Length { told: data_bytes, found: reader.left() });
     }
     Ok(Variable { guid, name, data: reader.peek() })
+}
+
+/// The name in `UEFI_VARIABLE_DATA` of which the rest may be wrong: a remark.
+pub(crate) fn name(data: &[u8]) -> Option<String> {
+    let mut reader = Reader::new(data.get(16..)?);
+    let (units, _) = (reader.u64().ok()?, reader.u64().ok()?);
+    let units = usize::try_from(units).ok().filter(|n| *n <= NAME_MAX)?;
+    utf16(reader.take(2 * units).ok()?)
+}
+
+/// UTF-16; the names that firmware always measures are not made anew.
+fn variable_name(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    const KNOWN: [&str; 7] = ["SecureBoot", "PK", "KEK", "db", "dbx", "dbt", "dbr"];
+    let is = |name: &&&str| {
+        name.len() * 2 == bytes.len() && name.bytes().zip(bytes.as_chunks::<2>().0).all(|(c, u)| *u == [c, 0])
+    };
+    match KNOWN.iter().find(is) {
+        Some(name) => Some(Cow::Borrowed(name)),
+        None => utf16(bytes).map(Cow::Owned),
+    }
 }
 
 fn tagged(data: &[u8]) -> Result<Content<'_>, Error> {
@@ -142,11 +163,8 @@ fn partition_table(data: &[u8]) -> Result<Content<'_>, Error> {
     Ok(Content::PartitionTable { partitions })
 }
 
-fn ascii(data: &[u8]) -> Result<String, Error> {
-    if !data.is_ascii() {
-        return Err(Error::Text);
-    }
-    Ok(String::from_utf8_lossy(data).into_owned())
+fn ascii(data: &[u8]) -> Result<&str, Error> {
+    str::from_utf8(data).ok().filter(|text| text.is_ascii()).ok_or(Error::Text)
 }
 
 /// UTF-16 little endian, whole.

@@ -200,7 +200,7 @@ fn ends_with_exit(log: &EventLog<'_>, bank: Bank) -> Result<(), Objection> {
     let exited = last.is_some_and(|event| {
         event.pcr.map(PcrIndex::get) == Some(5)
             && is_measured(event, bank)
-            && content(event) == Ok(Content::Action(EXIT_SUCCESS.to_owned()))
+            && content(event) == Ok(Content::Action(EXIT_SUCCESS.into()))
             && event.event_type == EventType::EfiAction
     });
     if exited {

@@ -139,8 +139,7 @@ pub fn state(log: &EventLog<'_>, bank: Bank) -> Result<State, Error> {
         let unexpected = Error::Unexpected { number, event_type: event.event_type };
         if event.event_type == EventType::VariableAuthority {
             let data = measured_authority(event, bank).ok_or(Error::NotMeasured(number))?;
-            let variable = content::variable(data).map_err(|source| Error::Content { number, source })?;
-            authorities.push(authority(&variable));
+            authorities.push(authority(data));
             continue;
         }
         if !is_measured(event, bank) {
@@ -152,7 +151,7 @@ pub fn state(log: &EventLog<'_>, bank: Bank) -> Result<State, Error> {
             (EventType::VariableDriverConfig, Content::Variable(variable)) if separators == 0 => {
                 variables.push(in_order(&variables, variable, number)?);
             }
-            (EventType::EfiAction, Content::Action(text)) if separators == 0 => remarks.push(text),
+            (EventType::EfiAction, Content::Action(text)) if separators == 0 => remarks.push(text.into_owned()),
             _ => return Err(unexpected),
         }
     }
@@ -190,12 +189,11 @@ pub fn told(log: &EventLog<'_>, bank: Bank) -> Told {
     let mut told = Told { problem: state(log, bank).err(), ..Told::default() };
     for event in log.events.iter().filter(|e| e.extends() && e.pcr.map(PcrIndex::get) == Some(SECURE_BOOT)) {
         if event.event_type == EventType::VariableAuthority {
-            let variable = measured_authority(event, bank).and_then(|data| content::variable(data).ok());
-            told.authorities.extend(variable.as_ref().map(authority));
+            told.authorities.extend(measured_authority(event, bank).map(authority));
         } else if is_measured(event, bank) {
             match content(event) {
                 Ok(Content::Variable(variable)) => told.take(&variable),
-                Ok(Content::Action(text)) => told.remarks.push(text),
+                Ok(Content::Action(text)) => told.remarks.push(text.into_owned()),
                 _ => {}
             }
         }
@@ -205,10 +203,10 @@ pub fn told(log: &EventLog<'_>, bank: Bank) -> Told {
 
 impl Told {
     fn take(&mut self, variable: &Variable<'_>) {
-        if !ORDER.contains(&(variable.name.as_str(), variable.guid)) {
+        if !ORDER.contains(&(&*variable.name, variable.guid)) {
             return;
         }
-        let place = match variable.name.as_str() {
+        let place = match &*variable.name {
             "SecureBoot" => {
                 self.enabled = self.enabled.or_else(|| switch(variable.data));
                 return;
@@ -240,7 +238,7 @@ fn in_order<'a>(seen: &[Variable<'a>], variable: Variable<'a>, number: usize) ->
     match (place(&variable), seen.last().and_then(place)) {
         (Some(0), None) if seen.is_empty() => Ok(variable),
         (Some(here), Some(before)) if here > before => Ok(variable),
-        _ => Err(Error::Variable { number, name: variable.name }),
+        _ => Err(Error::Variable { number, name: variable.name.into_owned() }),
     }
 }
 
@@ -308,8 +306,12 @@ fn signature(kind: [u8; 16], data: &[u8]) -> Signature {
     }
 }
 
-/// An authority event's variable holds one `EFI_SIGNATURE_DATA`: the owner's GUID and, from db, a certificate.
-fn authority(variable: &Variable<'_>) -> Authority {
+/// An authority event's variable holds one `EFI_SIGNATURE_DATA`: the owner's GUID and, from db, a certificate. Old shims
+/// write lengths that do not fit; what cannot be read is no certificate of db.
+fn authority(data: &[u8]) -> Authority {
+    let Ok(variable) = content::variable(data) else {
+        return Authority::Other(content::name(data).unwrap_or_else(|| "something that cannot be read".into()));
+    };
     match variable.data.split_at_checked(16) {
         // DER of a certificate begins with a SEQUENCE of a two-byte length; a bare digest of an image does not.
         Some((_owner, data))
@@ -319,6 +321,6 @@ fn authority(variable: &Variable<'_>) -> Authority {
         {
             Authority::Certificate(hash(Bank::Sha256, &[data]))
         }
-        _ => Authority::Other(variable.name.clone()),
+        _ => Authority::Other(variable.name.into_owned()),
     }
 }

@@ -4,16 +4,14 @@
 use crate::content::{Proved, index};
 use crate::report::Fault;
 use crate::{FIRMWARE_PCRS, Firmware};
+use pillar_measure::tcg::{Event, EventLog};
 use pillar_measure::words::words;
-use pillar_model::{FirmwareEvent, FirmwareReference, PcrIndex};
+use pillar_model::{Bank, FirmwareEvent, FirmwareReference, PcrIndex};
 
-/// Compares, and returns the events behind the values.
-pub(crate) fn check(
-    proved: &Proved<'_>,
-    firmware: Firmware<'_>,
-) -> Result<(Vec<FirmwareEvent>, String), Fault> {
+/// Compares.
+pub(crate) fn check(proved: &Proved<'_>, firmware: Firmware<'_>) -> Result<((), String), Fault> {
     let Firmware::Pinned(reference) = firmware else {
-        return Ok((events(proved), "PCR 0 to 3 and 5 learnt, not compared".into()));
+        return Ok(((), "PCR 0 to 3 and 5 learnt, not compared".into()));
     };
     for number in FIRMWARE_PCRS {
         let pcr = index(number)?;
@@ -26,27 +24,24 @@ pub(crate) fn check(
             }
         }
     }
-    // Equal values have equal events behind them.
-    Ok((reference.events.clone(), "PCR 0 to 3 and 5 are the pinned ones".into()))
+    Ok(((), "PCR 0 to 3 and 5 are the pinned ones".into()))
 }
 
-fn events(proved: &Proved<'_>) -> Vec<FirmwareEvent> {
-    let mut found = Vec::new();
-    for event in proved.log.events.iter().filter(|e| e.extends()) {
-        let (Some(pcr), Some(digest)) = (event.pcr, event.digest(proved.bank)) else { continue };
-        if FIRMWARE_PCRS.contains(&pcr.get()) {
-            let kind = event.event_type.to_string();
-            found.push(FirmwareEvent { pcr, kind, digest, words: words(event) });
-        }
-    }
-    found
+/// The events of the firmware's PCRs.
+pub(crate) fn events(log: &EventLog<'_>, bank: Bank) -> Vec<FirmwareEvent> {
+    let named = |event: &Event<'_>| {
+        let pcr = event.pcr.filter(|pcr| event.extends() && FIRMWARE_PCRS.contains(&pcr.get()))?;
+        let kind = event.event_type.to_string();
+        Some(FirmwareEvent { pcr, kind, digest: event.digest(bank)?, words: words(event) })
+    };
+    log.events.iter().filter_map(named).collect()
 }
 
 /// A refusal that names the first event that is another one, as far as the pinned events tell.
 fn changed(proved: &Proved<'_>, reference: &FirmwareReference, pcr: PcrIndex, values: &str) -> Fault {
     let before: Vec<&FirmwareEvent> = reference.events.iter().filter(|e| e.pcr == pcr).collect();
     let numbers: Vec<usize> = proved.events(pcr.get()).map(|e| e.number).collect();
-    let now = events(proved);
+    let now = events(proved.log, proved.bank);
     let now: Vec<(&FirmwareEvent, usize)> = now.iter().filter(|e| e.pcr == pcr).zip(numbers).collect();
     if before.is_empty() {
         return Fault::pcr(pcr, values);

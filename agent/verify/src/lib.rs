@@ -31,11 +31,12 @@ use pillar_measure::hash::hash;
 use pillar_measure::review::review;
 use pillar_measure::tcg::{self, EventLog};
 use pillar_model::{
-    Bank, Binding, Digest, Evidence, FirmwareEvent, FirmwareReference, PcrIndex, ReleasePredicate, Role,
-    RootHash, StateReport,
+    Bank, Binding, Digest, Evidence, FirmwareReference, PcrIndex, ReleasePredicate, Role, RootHash,
+    StateReport,
 };
 use report::Fault;
 use std::collections::BTreeMap;
+use std::fmt;
 use subtle::ConstantTimeEq;
 use tpm::{Curve, Public, PublicKey, Quote, Scheme, attribute};
 
@@ -158,10 +159,20 @@ pub struct Verified {
     ek_issuers: Vec<String>,
     counters: Counters,
     pcrs: BTreeMap<PcrIndex, Digest>,
-    firmware_events: Vec<FirmwareEvent>,
+    /// Kept for its events, which are put into words when somebody wants them.
+    event_log: Log,
     node_settings: Option<String>,
     state_volume: String,
     heartbeat_key: Vec<u8>,
+}
+
+/// Bytes that nobody wants to see in a debug print.
+struct Log(Vec<u8>);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 impl Verified {
@@ -218,7 +229,9 @@ impl Verified {
     pub fn firmware(&self) -> FirmwareReference {
         let firmware = self.pcrs.iter().filter(|(pcr, _)| FIRMWARE_PCRS.contains(&pcr.get()));
         let pcrs = firmware.map(|(pcr, value)| (*pcr, value.clone())).collect();
-        FirmwareReference { pcrs, events: self.firmware_events.clone() }
+        // It parsed when it was verified.
+        let events = EventLog::parse(&self.event_log.0).map(|log| firmware::events(&log, self.bank));
+        FirmwareReference { pcrs, events: events.unwrap_or_default() }
     }
 
     /// The state volume as measured: what to pin.
@@ -355,7 +368,7 @@ impl Run {
             content::secure_boot(&proved, release)?;
             Ok(((), "on, with the release's PK, KEK and db alone".into()))
         })?;
-        let firmware_events = self.check(Check::Firmware, || firmware::check(&proved, policy.firmware))?;
+        self.check(Check::Firmware, || firmware::check(&proved, policy.firmware))?;
         Ok(Verified {
             version: release.version.clone(),
             flavour: release.flavour.clone(),
@@ -365,7 +378,7 @@ impl Run {
             ek_issuers,
             counters: quote.counters,
             pcrs,
-            firmware_events,
+            event_log: Log(evidence.event_log.clone()),
             node_settings,
             state_volume,
             heartbeat_key: evidence.heartbeat_key.clone(),

@@ -2,68 +2,23 @@
 #![allow(clippy::unwrap_used)]
 
 mod boot;
+mod machine;
 
 use boot::{at_kernel_start, binding, digest, own_log, pcr};
+use machine::{Machine, SECRET, public, with_event};
 use pillar_layout::{pcr::QUOTED, phase};
-use pillar_measure::cel::CelLog;
-use pillar_measure::hash::hash;
-use pillar_measure::tcg::EventLog;
 use pillar_model::{Bank, Binding, Digest, Evidence, FirmwareReference, Nonce, ReleasePredicate, Role};
 use pillar_verify::{
     AK_ATTRIBUTES, Check, Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, SameTpm,
-    StateVolume, Verdict, Verified, ak_name, evidence_selection, judge, qualifying_data, tpm, verify,
+    StateVolume, Verdict, Verified, ak_name, judge, tpm, verify,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData,
 };
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-use std::collections::BTreeMap;
 
 const NOW: u64 = 1_800_000_000;
-const SECRET: [u8; 32] = [0x33; 32];
 const EK_PURPOSE: [u64; 5] = [2, 23, 133, 8, 1];
-
-fn sized(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
-}
-
-/// `TPMT_PUBLIC` of a P-256 key; `storage` has AES-128-CFB, otherwise ECDSA with SHA-256.
-fn public(point: &[u8], attributes: u32, storage: bool) -> Vec<u8> {
-    let parameters: &[u8] = if storage {
-        &[0, 6, 0, 128, 0, 0x43, 0, 0x10, 0, 3, 0, 0x10]
-    } else {
-        &[0, 0x10, 0, 0x18, 0, 0x0B, 0, 3, 0, 0x10]
-    };
-    let policy = if storage { hex::decode(POLICY_A).unwrap() } else { Vec::new() };
-    [
-        &[0, 0x23, 0, 0x0B],
-        attributes.to_be_bytes().as_slice(),
-        &sized(&policy),
-        parameters,
-        &sized(&point[1..33]),
-        &sized(&point[33..]),
-    ]
-    .concat()
-}
-
-/// What authorises the use of an EK by the default template.
-const POLICY_A: &str = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
-/// Attributes of an EK by the default template.
-const EK_ATTRIBUTES: u32 = 0x0003_00B2;
-
-/// A TPM in memory: AK, EK with its certificate, PCRs.
-struct Machine {
-    ak: EcdsaKeyPair,
-    ak_public: Vec<u8>,
-    ek: KeyPair,
-    pcrs: BTreeMap<u8, Digest>,
-    event_log: Vec<u8>,
-    cel: Vec<u8>,
-    counters: Counters,
-    heartbeat_key: Vec<u8>,
-}
 
 struct Authority {
     root: CertifiedIssuer<'static, KeyPair>,
@@ -110,84 +65,9 @@ impl Authority {
     }
 }
 
-impl Machine {
-    fn new() -> Self {
-        let random = SystemRandom::new();
-        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-        let ak = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random).unwrap();
-        let ak_public = public(ring::signature::KeyPair::public_key(&ak).as_ref(), AK_ATTRIBUTES, false);
-        let mut machine = Self {
-            ak,
-            ak_public,
-            ek: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
-            pcrs: BTreeMap::new(),
-            event_log: boot::EVENT_LOG.to_vec(),
-            cel: own_log(&phase::ALL, &[]).into_bytes(),
-            heartbeat_key: vec![0x77; 32],
-            counters: Counters {
-                clock_ms: 5000,
-                reset_count: 3,
-                restart_count: 0,
-                safe: true,
-                firmware_version: 7,
-            },
-        };
-        machine.measure_again();
-        machine
-    }
-
-    /// Sets the PCRs to what the logs lead to, as a machine that did exactly that would have them.
-    fn measure_again(&mut self) {
-        let mut pcrs = EventLog::parse(&self.event_log).unwrap().replay(Bank::Sha256).unwrap();
-        assert!(CelLog::parse(&self.cel).unwrap().replay_onto(Bank::Sha256, &mut pcrs));
-        let zero = || Digest(vec![0; 32]);
-        self.pcrs = QUOTED.map(|i| (i, pcrs.get(&pcr(i)).cloned().unwrap_or_else(zero))).into();
-    }
-
-    /// The AK's name below the endorsement hierarchy.
-    fn qualified_signer(&self) -> Vec<u8> {
-        let name = ak_name(&self.ak_public).unwrap();
-        [&[0, 0x0B][..], &hash(Bank::Sha256, &[&[0x40, 0, 0, 0x0B], &name]).0].concat()
-    }
-
-    /// The evidence for a challenge, as the machine's own TPM would sign it.
-    fn evidence(&self, binding: &Binding, certificate: Vec<u8>) -> Evidence {
-        let values: Vec<&[u8]> = self.pcrs.values().map(|v| v.0.as_slice()).collect();
-        let nonce = qualifying_data(binding, &self.event_log, &self.cel, &self.heartbeat_key);
-        let counters = &self.counters;
-        let attest = [
-            tpm::MAGIC.to_be_bytes().as_slice(),
-            &tpm::ST_QUOTE.to_be_bytes(),
-            &sized(&self.qualified_signer()),
-            &sized(&nonce),
-            &counters.clock_ms.to_be_bytes(),
-            &counters.reset_count.to_be_bytes(),
-            &counters.restart_count.to_be_bytes(),
-            &[u8::from(counters.safe)],
-            &counters.firmware_version.to_be_bytes(),
-            &evidence_selection(Bank::Sha256),
-            &sized(&hash(Bank::Sha256, &values).0),
-        ]
-        .concat();
-        let rs = self.ak.sign(&SystemRandom::new(), &attest).unwrap();
-        let signature =
-            [&[0, 0x18, 0, 0x0B], sized(&rs.as_ref()[..32]).as_slice(), &sized(&rs.as_ref()[32..])].concat();
-        Evidence {
-            attest,
-            signature,
-            ak_public: self.ak_public.clone(),
-            ek_public: public(self.ek.der_bytes(), EK_ATTRIBUTES, true),
-            ek_certificate: certificate,
-            activated: SECRET.to_vec(),
-            event_log: self.event_log.clone(),
-            cel: self.cel.clone(),
-            heartbeat_key: self.heartbeat_key.clone(),
-        }
-    }
-}
-
 /// Everything that a verification needs, good as it is; tests change one thing.
 struct Case {
+    ek: KeyPair,
     machine: Machine,
     authority: Authority,
     release: ReleasePredicate,
@@ -199,11 +79,13 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
-        let (machine, authority) = (Machine::new(), Authority::new());
-        let certificate = authority.certify(&machine.ek, |_| {});
+        let ek = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let (machine, authority) = (Machine::new(ek.der_bytes()), Authority::new());
+        let certificate = authority.certify(&ek, |_| {});
         let evidence = machine.evidence(&binding(), certificate);
         let (roots, intermediates) = (authority.roots(), authority.intermediates());
         Self {
+            ek,
             machine,
             authority,
             release: boot::release(),
@@ -264,27 +146,6 @@ impl Case {
         assert_eq!(rejection.check, check, "{rejection}");
         assert!(rejection.reason.contains(reason), "{rejection}");
     }
-}
-
-/// A log with one event more at the end of those of a PCR: (PCR, type, data), measured as its data.
-fn with_event(log: &[u8], pcr: u32, event_type: u32, data: &[u8]) -> Vec<u8> {
-    let event = [
-        pcr.to_le_bytes().as_slice(),
-        &event_type.to_le_bytes(),
-        &3u32.to_le_bytes(),
-        &0x0004u16.to_le_bytes(),
-        &hash(Bank::Sha1, &[data]).0,
-        &0x000Bu16.to_le_bytes(),
-        &hash(Bank::Sha256, &[data]).0,
-        &0x000Cu16.to_le_bytes(),
-        &hash(Bank::Sha384, &[data]).0,
-        &(data.len() as u32).to_le_bytes(),
-        data,
-    ]
-    .concat();
-    // Before the last event, which ends the boot services.
-    let last = EventLog::parse(log).unwrap().events.last().unwrap().offset;
-    [&log[..last], &event, &log[last..]].concat()
 }
 
 #[test]
@@ -416,7 +277,7 @@ fn attestation_keys_of_another_kind_are_refused() {
 fn ek_certificates_that_prove_nothing_are_refused() {
     let refused = |change: fn(&mut CertificateParams), reason: &str| {
         let mut case = Case::new();
-        case.evidence.ek_certificate = case.authority.certify(&case.machine.ek, change);
+        case.evidence.ek_certificate = case.authority.certify(&case.ek, change);
         case.refused(Check::EkCertificate, reason);
     };
     refused(|p| p.extended_key_usages.clear(), "2.23.133.8.1");

@@ -4,6 +4,7 @@
 
 mod bare;
 mod boot;
+mod cargo;
 mod figures;
 mod flash;
 mod image;
@@ -63,6 +64,10 @@ enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
         runs: u32,
     },
+    /// Full verifications a second on one core, with ring's bare P-256 verifications beside them
+    Verify,
+    /// The longest time and the most memory that hostile evidence takes to be refused
+    Hostile,
     /// Resident memory of init and agent in the running image
     Memory {
         #[command(flatten)]
@@ -89,6 +94,8 @@ fn main() -> ExitCode {
         Command::Flash { runs } => flash::bench(runs).and_then(|report| print(&report, arguments.output)),
         Command::Image => image::bench().and_then(|report| print(&report, arguments.output)),
         Command::State { runs } => state::bench(runs).and_then(|report| print(&report, arguments.output)),
+        Command::Verify => cargo::bench("verify"),
+        Command::Hostile => cargo::bench("hostile"),
         Command::Memory { shape } => {
             memory::bench(shape.cpus, shape.memory).and_then(|report| print(&report, arguments.output))
         }

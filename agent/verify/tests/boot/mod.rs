@@ -39,6 +39,7 @@ fn cmdline() -> String {
 }
 const PCRS: &str = include_str!("../../../measure/tests/data/ovmf-sdboot.pcrs");
 
+#[allow(dead_code)] // Not by every user of this module.
 pub const NODE_SETTINGS: &str = r#"{"name":"p1"}"#;
 
 /// UUID and HMAC of the key, as init measures them.
