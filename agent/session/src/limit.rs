@@ -1,10 +1,10 @@
 //! What a connection may cost: time, bytes and turns.
 //!
 //! The agent has 32 MB with three peers, six connections. An attested one takes some 40 KiB when nothing is under way
-//! (measured over 200), and at most about 300 KiB: 64 KiB window and
-//! 64 KiB to be sent in HTTP/2, 64 KiB to be sent and two records of 16 KiB in TLS, and the rest. While it is being
-//! made, evidence of up to 1.3 MiB comes on top, once for a member that connects and once where it is dialled: 8 MiB
-//! when all three are hostile, 300 KiB when they are not. Judging the worst evidence takes up to 16 MB, one at a time.
+//! (measured over 200), and at most about 300 KiB: 64 KiB window and 64 KiB to be sent in HTTP/2, 64 KiB to be sent and
+//! two records of 16 KiB in TLS, and the rest. While it is being made, evidence of up to 1.3 MiB comes on top, once for
+//! a member that connects and once where it is dialled: 8 MiB when all three are hostile, 300 KiB when they are not.
+//! Judging the worst evidence takes up to 16 MB, one at a time.
 
 use pillar_wire::limit;
 use std::time::Duration;
