@@ -3,7 +3,7 @@
 use crate::constitution::{self, ConstitutionError, allows};
 use crate::limits::{CLOCK_AHEAD_MAX_S, OPERATORS_MAX, TEXT_MAX_BYTES};
 use crate::member::{self, ek_digest};
-use crate::tally::{Electorate, Tally, signers, tally};
+use crate::tally::{Electorate, Tally, tally};
 use crate::text::present;
 use crate::{Approved, ENTRY_TYPE, Envelope, EnvelopeError, Refusal, entry, release};
 use pillar_model::{
@@ -223,8 +223,7 @@ impl Cluster {
         if let Ok(Entry { action: Action::Amend(next), .. }) = entry::read(envelope) {
             keys.extend(next.operators.iter().map(|o| o.key).take(OPERATORS_MAX));
         }
-        let places = signers(envelope, keys.into_iter().collect());
-        envelope.with_only(|at| places.values().any(|place| *place == at))
+        envelope.only_by(keys)
     }
 
     /// The constitution in force.

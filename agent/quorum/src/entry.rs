@@ -1,6 +1,7 @@
 //! From an envelope's payload to an [`Entry`].
 
 use crate::limits::PAYLOAD_MAX_BYTES;
+use crate::text::excerpt;
 use crate::{Envelope, Refusal};
 use pillar_model::Entry;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -23,7 +24,7 @@ pub(crate) fn read(envelope: &Envelope) -> Result<Entry, Refusal> {
     if payload.len() > PAYLOAD_MAX_BYTES {
         return Err(Refusal::TooLarge { bytes: payload.len() });
     }
-    let unreadable = |error: serde_json::Error| Refusal::Unreadable { problem: error.to_string() };
+    let unreadable = |error: serde_json::Error| Refusal::Unreadable { problem: excerpt(&error.to_string()) };
     serde_json::from_slice::<Once>(payload).map_err(unreadable)?;
     serde_json::from_slice(payload).map_err(unreadable)
 }

@@ -4,6 +4,8 @@
 //! field, every field at most once, objects are objects. Fields that we do not know are ignored, as it demands.
 
 use crate::limits::{ENVELOPE_MAX_BYTES, PAYLOAD_MAX_BYTES, SIGNATURES_MAX};
+use crate::tally::signers;
+use crate::text::excerpt;
 use crate::{ENTRY_TYPE, sha256};
 use data_encoding::{BASE64, BASE64URL};
 use pillar_model::{Digest, OperatorKey};
@@ -102,7 +104,7 @@ impl Envelope {
             return Err(EnvelopeError::TooLarge(json.len()));
         }
         let raw: Object<RawEnvelope> =
-            serde_json::from_slice(json).map_err(|error| EnvelopeError::Json(error.to_string()))?;
+            serde_json::from_slice(json).map_err(|error| EnvelopeError::Json(excerpt(&error.to_string())))?;
         let RawEnvelope { payload, payload_type, signatures } = raw.0;
         if signatures.len() > SIGNATURES_MAX {
             return Err(EnvelopeError::TooManySignatures(signatures.len()));
@@ -186,10 +188,12 @@ impl Envelope {
         Ok(both)
     }
 
-    /// The same payload with these of its signatures.
-    pub(crate) fn with_only(&self, keep: impl Fn(usize) -> bool) -> Self {
-        let signatures = self.signatures.iter().enumerate().filter(|(at, _)| keep(*at));
-        Self { signatures: signatures.map(|(_, s)| s.clone()).collect(), ..self.clone() }
+    /// The same payload with one good signature of each of these keys, as far as they are there.
+    #[must_use]
+    pub fn only_by(&self, keys: impl IntoIterator<Item = OperatorKey>) -> Self {
+        let places = signers(self, keys.into_iter().collect());
+        let kept = self.signatures.iter().enumerate().filter(|(at, _)| places.values().any(|p| p == at));
+        Self { signatures: kept.map(|(_, signature)| signature.clone()).collect(), ..self.clone() }
     }
 
     fn push(&mut self, signature: Signature) -> Result<(), EnvelopeError> {

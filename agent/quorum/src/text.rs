@@ -40,6 +40,16 @@ pub(crate) fn present(what: &'static str, text: &str, max: usize) -> Result<(), 
     printable(what, text, max)
 }
 
+/// What a parser says about foreign bytes, which it may quote: short, and without what cannot be printed.
+pub(crate) fn excerpt(words: &str) -> String {
+    const CHARS: usize = 200;
+    words
+        .chars()
+        .take(CHARS)
+        .map(|c| if c.is_control() || turns_direction(c) { '\u{fffd}' } else { c })
+        .collect()
+}
+
 /// Explicit directional formatting (Unicode Standard Annex #9), and the line and paragraph separators.
 fn turns_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -220,10 +220,13 @@ fn what_is_no_entry_is_refused() {
         (&entry.replace("\"serial\":1", "\"serial\":1,\"serial\":1"), "\"serial\" is there twice"),
         (&entry.replace("\"p1\"", "\"P1\""), "not a pillar's name"),
         (&"[".repeat(100_000), "recursion"),
+        // What is quoted is short and can be printed.
+        (r#"{"\u001b[2J":1}"#, "unknown field `\u{fffd}[2J`"),
+        (&format!("{{\"{}\":1}}", "x".repeat(100_000)), "unknown field `xxx"),
     ] {
         let found = apply(ENTRY_TYPE, bad);
         let Err(Refusal::Unreadable { problem: words }) = &found else { panic!("{problem}: {found:?}") };
-        assert!(words.contains(problem), "{problem}: {words}");
+        assert!(words.contains(problem) && words.len() <= 300, "{problem}: {words}");
     }
 }
 
@@ -469,6 +472,29 @@ fn keys_that_are_not_sound_are_no_operators() {
     }
 }
 
+// attack: D1
+#[test]
+fn a_sound_key_has_one_way_to_be_written() {
+    // The field has p = 2^255 - 19 elements, so that y below 19 can be written as y + p too.
+    let small = |y: u8| {
+        let mut bytes = [0; 32];
+        bytes[0] = y;
+        OperatorKey(bytes)
+    };
+    let again = |y: u8| {
+        let mut bytes = [0xff; 32];
+        (bytes[0], bytes[31]) = (0xed + y, 0x7f);
+        OperatorKey(bytes)
+    };
+    let sound: Vec<u8> = (0..19).filter(|y| check_operator_key(&small(*y))).collect();
+    assert!(!sound.is_empty(), "no small y is a sound key: the test shows nothing");
+    for y in sound {
+        let point = curve25519_dalek::edwards::CompressedEdwardsY(again(y).0).decompress();
+        assert!(point.is_some(), "readers take it");
+        assert!(!check_operator_key(&again(y)), "{y} + p");
+    }
+}
+
 /// The same key plus the point of order 2, (x, y) to (-x, -y): one private key could sign for both.
 fn with_torsion(key: &OperatorKey) -> OperatorKey {
     let mut y = key.0;
@@ -484,6 +510,9 @@ fn with_torsion(key: &OperatorKey) -> OperatorKey {
         *digit = difference.rem_euclid(256).to_le_bytes()[0];
     }
     p[31] |= negative ^ 0x80;
+    // Of the curve, and of no small order: what gives it away is the torsion alone.
+    let point = curve25519_dalek::edwards::CompressedEdwardsY(p).decompress().expect("a point");
+    assert!(!point.is_small_order() && !point.is_torsion_free());
     OperatorKey(p)
 }
 

@@ -112,6 +112,11 @@ impl KeyFile {
         &self.pkcs8
     }
 
+    /// The same as unencrypted PEM.
+    pub fn plain_pem(&self) -> Result<Zeroizing<String>, Error> {
+        encode(&self.pkcs8, None)
+    }
+
     pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
         let mut signature = [0; 64];
         signature.copy_from_slice(self.pair.sign(message).as_ref());

@@ -82,6 +82,7 @@ fn a_key_is_made_kept_and_given_other_passphrases() {
     assert!(begins(&path, "PRIVATE KEY"));
     assert_eq!((mode(&path), signs(&path, &nobody()).public()), (0o600, made.public()));
     assert_eq!(fs::read_dir(place.0.path()).expect("a folder").count(), 4, "nothing is left beside it");
+    assert_eq!(*made.plain_pem().expect("PEM"), fs::read_to_string(&path).expect("PEM"));
     assert!(!format!("{made:?}").contains("pkcs8"));
 }
 
