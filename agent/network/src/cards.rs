@@ -50,9 +50,10 @@ pub struct Cards {
 }
 
 impl Cards {
-    /// For the cards that `find` finds, now and whenever links change. Time servers go to `time`.
+    /// For the cards that `find` finds, now and whenever links change. Name servers go to `names`, time servers to `time`.
     pub fn new(
         options: &Options,
+        names: Names,
         find: fn() -> Vec<Card>,
         time: Sender<Vec<Host>>,
     ) -> Result<Self, CardsError> {
@@ -63,7 +64,7 @@ impl Cards {
             clients: Vec::new(),
             news: LinkNews::open()?,
             router: Router::open()?,
-            names: Names::new(&options.dns),
+            names,
             time,
         })
     }

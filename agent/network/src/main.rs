@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use pillar_network::cards::{Cards, CardsError};
+use pillar_network::names::Names;
 use pillar_network::options::Options;
 use pillar_network::time;
 use pillar_os::Card;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Result<Infallible, CardsError> {
     let (sender, receiver) = mpsc::channel();
-    let cards = Cards::new(&options, Card::all, sender)?;
+    let cards = Cards::new(&options, Names::new(&options.dns), Card::all, sender)?;
     std::thread::spawn(move || time::run(options.time, &receiver));
     cards.run()
 }
