@@ -302,6 +302,7 @@ mod tests {
         assert_eq!(Settings::parse(&again), (settings, Vec::new()));
     }
 
+    // attack: P19
     #[test]
     fn bad_fields_are_told_and_the_rest_is_used() {
         // (text, warning has, name is kept)

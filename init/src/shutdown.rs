@@ -46,7 +46,8 @@ pub fn shut_down(mut machine: Machine, how: How) -> ! {
         machine.record.change(|boot| boot.workload.state = WorkloadState::Stopped);
     }
     stop(&mut machine, |m| Some(&m.agent), AGENT_TIME);
-    machine.network_program.kill();
+    // Its view of the file system holds the state volume.
+    stop(&mut machine, |m| Some(&m.network_program), KILL_TIME);
     machine.state.unmount();
     rustix::fs::sync();
     if how == How::Erase

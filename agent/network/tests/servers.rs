@@ -178,6 +178,7 @@ fn answer(request: &[u8], kind: u8) -> Vec<u8> {
     message
 }
 
+// attack: P17
 #[test]
 fn an_address_is_leased_renewed_and_gone_when_the_server_falls_silent() {
     let wire = match Wire::new() {
@@ -229,6 +230,7 @@ fn time_server(changes: Vec<fn(&mut [u8; 48])>) -> SocketAddr {
     address
 }
 
+// attack: P18
 #[test]
 fn time_servers_are_asked_and_not_believed_blindly() {
     let server = time_server(vec![

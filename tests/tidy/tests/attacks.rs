@@ -107,6 +107,9 @@ const ATTACKS: &[(&str, bool, &str)] = &[
         false,
         "an operator's key that others may read, a passphrase that is shown, an ssh-agent that lies",
     ),
+    ("P17", false, "a DHCP server that lies, floods, grants what cannot be, or is silent when a lease ends"),
+    ("P18", false, "time servers that lie, answer for others, or disagree"),
+    ("P19", false, "node settings that are hostile in any field"),
 ];
 
 fn root() -> PathBuf {

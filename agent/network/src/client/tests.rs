@@ -1,3 +1,5 @@
+//! Stories of a client, told step by step, and any story at all.
+
 use super::*;
 use proptest::prelude::*;
 
@@ -116,6 +118,7 @@ fn nobody_answers() {
     assert_eq!(waits, [2, 4, 8, 16, 32, 64, 64, 64]);
 }
 
+// attack: P17
 #[test]
 fn a_server_that_does_not_keep_its_offer() {
     let refused = |why: &str| vec![Effect::Refused(why.to_owned())];
@@ -145,6 +148,7 @@ fn a_server_that_does_not_keep_its_offer() {
     tell(state, vec![(1, Event::Reply(foreign), "requesting", vec![], 2)]);
 }
 
+// attack: P17
 #[test]
 fn what_was_not_asked_for_changes_nothing() {
     tell(State::new(at(0)), vec![(0, offer(), "selecting", vec![], 0), (0, ack(), "selecting", vec![], 0)]);
@@ -209,6 +213,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 proptest! {
     /// Whatever servers say and whenever: an address is used only while its lease lasts, what is dropped was in use, and
     /// nobody makes us send faster than our waits allow.
+    // attack: P17
     #[test]
     fn any_story(events in prop::collection::vec((any_event(), 0_u64..90_000, any::<u64>()), 1..200)) {
         let mut now = Duration::ZERO;

@@ -1,3 +1,5 @@
+//! Messages of servers: good, foreign, bad and at random.
+
 use super::*;
 use proptest::prelude::*;
 
@@ -111,6 +113,7 @@ fn others_messages_are_silence() {
     }
 }
 
+// attack: P17
 #[test]
 fn bad_answers_are_named() {
     let table: [(&[Said<'_>], &str); 16] = [
@@ -141,6 +144,7 @@ fn bad_answers_are_named() {
     assert_eq!(Reply::read(&cut, MAC, NUMBER), Err(Ignored::Malformed("an option cut off")));
 }
 
+// attack: P17
 #[test]
 fn impossible_addresses_of_ours() {
     for address in
@@ -178,6 +182,7 @@ fn what_is_asked() {
 
 proptest! {
     /// Whatever a server says: no panic, and what is taken is in order.
+    // attack: P17
     #[test]
     fn any_options_are_taken_or_refused(tail in prop::collection::vec(any::<u8>(), 0..400), kind in 1_u8..8) {
         let mut bytes = message(&[(option::TYPE, &[kind]), SERVER]);

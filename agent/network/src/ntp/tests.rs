@@ -1,3 +1,5 @@
+//! Answers of time servers, good and bad, and what is made of several.
+
 use super::*;
 use proptest::prelude::*;
 
@@ -60,6 +62,7 @@ fn the_question_says_nothing_about_us() {
     assert_eq!(question[40..], NONCE.to_be_bytes());
 }
 
+// attack: P18
 #[test]
 fn bad_answers_are_named() {
     // (place, bytes, why)
@@ -96,6 +99,7 @@ fn bad_answers_are_named() {
     assert_eq!(answer(&good(0), NONCE, ASKED, Duration::from_millis(1100)), Err(Refusal::TooFar));
 }
 
+// attack: P18
 #[test]
 fn a_kiss_is_obeyed_only_when_it_answers_us() {
     let mut packet = good(0);
@@ -108,6 +112,7 @@ fn a_kiss_is_obeyed_only_when_it_answers_us() {
     assert_eq!(read(&packet), Err(Refusal::NotOurs));
 }
 
+// attack: P18
 #[test]
 fn a_majority_decides() {
     let sample = |offset: i64, distance: i64| Sample { offset, distance };
@@ -161,6 +166,7 @@ proptest! {
     }
 
     /// One liar among three moves nothing further than the honest ones are apart.
+    // attack: P18
     #[test]
     fn one_liar(lie in any::<i32>(), distance in 0_i64..1_000_000, a in -50_i64..50, b in -50_i64..50) {
         let honest = |offset| Sample { offset, distance: 100 };
