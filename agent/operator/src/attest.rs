@@ -16,10 +16,12 @@ use pillar_layout::pcr::QUOTED;
 use pillar_model::{
     Bank, Binding, Evidence, NodeSettings, Nonce, PcrIndex, PeerState, ReleasePredicate, Role,
 };
-use pillar_verify::{EkTrust, ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verified};
+use pillar_verify::ear::{Verifier, ear};
+use pillar_verify::{EkTrust, ExitBootServices, Firmware, Policy, Rejection, SameTpm, StateVolume, Verified};
 use pillar_wire::client::Connected;
 use pillar_wire::{Challenge, Identity, proto};
 use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::Value;
 use std::error::Error;
 use std::path::Path;
 use tonic::Code;
@@ -27,6 +29,10 @@ use tonic::Code;
 /// The verifier knows the values; how to pin others is ours to say.
 const HINT_FIRMWARE: &str = "if you changed the firmware, its settings or the hardware, `pillar attest --forget` learns \
     this machine anew; if nobody did, find out who did";
+
+/// Who judges, in an attestation result.
+const VERIFIER: Verifier<'_> =
+    Verifier { developer: "pillar", build: concat!("pillar ", env!("CARGO_PKG_VERSION")) };
 
 /// Why there is no evidence to judge.
 enum NoEvidence {
@@ -295,6 +301,7 @@ fn judged(
     };
     let (steps, result) = pillar_verify::judge(evidence, binding, &policy);
     let mut report = Report::from_verifier(name, &steps, &result, firmware.is_none());
+    report.ear = Some(ear(name, &steps, result.as_ref(), now_unix_s, VERIFIER));
     let verified = match result {
         Ok(verified) => verified,
         Err(rejection) => {
@@ -308,10 +315,26 @@ fn judged(
         }
     };
     if let Some(refused) = pinned_key(&verified, pins).or_else(|| other_name(name, &verified)) {
+        report.ear = Some(ear_of_another(name, steps, &refused, now_unix_s));
         report.refuse(refused);
         return (report, None);
     }
     (report, Some(verified))
+}
+
+/// Good evidence of another machine than the one that was meant is no attestation result for that one.
+fn ear_of_another(name: &str, mut steps: pillar_verify::Report, refused: &Verdict, now_unix_s: u64) -> Value {
+    let check = pillar_verify::Check::SameTpm;
+    let reason = match refused {
+        Verdict::Refused { reason, .. } => reason.clone(),
+        Verdict::Verified { .. } | Verdict::Vouched { .. } => String::new(),
+    };
+    if let Some(line) = steps.checks.iter_mut().find(|line| line.check == check) {
+        line.verdict = pillar_verify::Verdict::Failed;
+        line.words.clone_from(&reason);
+    }
+    let rejection = Rejection { check, pcr: None, event: None, reason, changed: None, hint: check.hint() };
+    ear(name, &steps, Err(&rejection), now_unix_s, VERIFIER)
 }
 
 /// A certificate from the future is most often one that is looked at with a clock of the past.

@@ -88,6 +88,11 @@ impl Failure {
         &self.what
     }
 
+    /// Whether it says what to do.
+    pub fn has_hint(&self) -> bool {
+        self.hint.is_some()
+    }
+
     /// With another kind.
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;

@@ -13,13 +13,14 @@ use crate::file;
 use crate::operators;
 use crate::reference::{Reference, now_unix_s};
 use crate::row;
-use crate::signer::Signer;
+use crate::signer::{Opened, Signer};
 use crate::target::{Place, check_addr};
 use crate::view::{self, Witness};
 use pillar_model::{
     Action, Constitution, Digest, Member, OperatorEntry, OperatorKey, PeerState, ReleasePredicate,
 };
 use pillar_quorum::{Cluster, Envelope, propose_founding, replay};
+use pillar_signer::Source;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,13 +97,25 @@ fn named_peers(args: &Found) -> Outcome<Vec<(String, String)>> {
 
 fn founders(args: &Found) -> Outcome<Founders> {
     let default = Path::new(crate::cli::DEFAULT_KEY);
-    let keys = if args.key.is_empty() { operators::in_folder(default, "key") } else { args.key.clone() };
-    let first = keys.first().cloned().ok_or_else(|| {
-        Failure::new("no operator's key is there to sign with")
-            .hint("`./just keys` makes development keys; --key FILE… names others")
-    })?;
-    let caller = Caller { key: first, cert: args.cert.clone(), run: args.run.clone() };
-    let signers = keys.iter().map(|key| Signer::file(key)).collect::<Outcome<Vec<_>>>()?;
+    let keys = if args.key.is_empty() {
+        operators::in_folder(default, "key").into_iter().map(Source::File).collect()
+    } else {
+        args.key.clone()
+    };
+    if keys.is_empty() {
+        return Err(Failure::new("no operator's key is there to sign with")
+            .hint("`./just keys` makes development keys; --key FILE… names others"));
+    }
+    let first =
+        keys.iter().find_map(|key| if let Source::File(path) = key { Some(path.clone()) } else { None });
+    let caller = Caller {
+        key: first.unwrap_or_else(|| default.to_owned()),
+        cert: args.cert.clone(),
+        passphrase_from: args.passphrase_from.clone(),
+        opened: Opened::default(),
+        run: args.run.clone(),
+    };
+    let signers = keys.iter().map(|key| Signer::open(key, &caller)).collect::<Outcome<Vec<_>>>()?;
     let operators = operators::load(&args.operators, &caller.cert())?;
     Ok(Founders { caller, signers, operators })
 }
@@ -414,14 +427,18 @@ mod tests {
             write_operator(folder, &format!("operator-{n}"), &format!("operator-{n}"));
         }
         let key = folder.join("operator-1.key");
-        let signers = operators::in_folder(&key, "key")
-            .into_iter()
-            .take(signing)
-            .map(|k| Signer::file(&k).expect("a key"));
+        let signers = operators::in_folder(&key, "key").into_iter().take(signing);
+        let signers = signers.map(|path| Signer::alone(&Source::File(path)).expect("a key")).collect();
         Founders {
-            signers: signers.collect(),
+            signers,
             operators: operators::load(&[], &key).expect("operators"),
-            caller: Caller { key, cert: None, run: Run { dir: folder.to_owned() } },
+            caller: Caller {
+                key,
+                cert: None,
+                passphrase_from: None,
+                opened: Opened::default(),
+                run: Run { dir: folder.to_owned() },
+            },
         }
     }
 
@@ -500,6 +517,7 @@ mod tests {
         assert!(kept(&path, &envelopes[1..2], &trusted).is_none());
     }
 
+    // attack: D1 P15
     #[test]
     fn too_few_keys_found_nothing() {
         let dir = tempfile::tempdir().expect("folder");
@@ -511,6 +529,7 @@ mod tests {
         assert!(failure.to_string().contains("1 of 2 signatures"), "{failure}");
     }
 
+    // attack: P14
     #[test]
     fn an_expired_constitution_is_its_own_failure() {
         let dir = tempfile::tempdir().expect("folder");

@@ -117,10 +117,13 @@ async fn simple(action: Action) -> Outcome<String> {
 }
 
 fn print_report(report: &report::Report, form: &cli::VerdictForm) -> Outcome<ExitCode> {
+    if form.sign_with.is_some() && form.output != cli::VerdictOutput::Ear {
+        return Err(Failure::new("--sign-with signs an attestation result, and -o ear makes one"));
+    }
     let text = match form.output {
         cli::VerdictOutput::Text => report.text(paint::Paint::for_stdout()),
         cli::VerdictOutput::Json => format!("{:#}\n", report.json()),
-        cli::VerdictOutput::Ear => jws::result(report, form.sign_with.as_deref())?,
+        cli::VerdictOutput::Ear => jws::result(report, form.sign_with.as_ref())?,
     };
     print(&text)?;
     Ok(report.failed().map_or(ExitCode::SUCCESS, Kind::exit_code))

@@ -4,21 +4,25 @@ use crate::cli::Caller;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::file;
 use crate::paint::harmless;
+use crate::signer;
 use crate::target::Place;
 use pillar_wire::client::{self, Connected};
 use std::future::Future;
 use tonic::{Code, Response, Status};
 
-/// No key or certificate file is larger.
+/// No certificate file is larger.
 const PEM_MAX_BYTES: u64 = 64 * 1024;
 
 /// Connects with the operator's key.
 pub async fn connect(place: &Place, caller: &Caller) -> Outcome<Connected> {
-    let read = |path| {
-        file::read(path, PEM_MAX_BYTES)
-            .map_err(|f| f.hint("`./just keys` makes development keys; --key and --cert name others"))
+    let hinted = |failure: Failure| {
+        if failure.has_hint() {
+            return failure;
+        }
+        failure.hint("`./just keys` makes development keys; --key and --cert name others")
     };
-    let (cert, key) = (read(&caller.cert())?, read(&caller.key)?);
+    let key = signer::pem(caller).map_err(hinted)?;
+    let cert = file::read(&caller.cert(), PEM_MAX_BYTES).map_err(hinted)?;
     client::connect(&place.addr, &cert, &key).await.map_err(|error| no_connection(place, caller, &error))
 }
 

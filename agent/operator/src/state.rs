@@ -3,9 +3,9 @@
 use crate::attest::connect_for_recovery;
 use crate::cli::{Form, Judge, Output, StateAction, Target};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::file;
 use crate::paint::{Paint, harmless};
 use crate::session::{call, connect, malformed};
+use crate::signer;
 use crate::target::Place;
 use pillar_model::StateReport;
 use pillar_recovery::{Operator, Token, VolumeId};
@@ -16,9 +16,6 @@ use serde_json::json;
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use zeroize::Zeroizing;
-
-/// No key file is larger.
-const KEY_MAX_BYTES: u64 = 64 * 1024;
 
 /// What a pillar says about its state volume.
 struct State {
@@ -139,7 +136,7 @@ fn seed(target: &Target) -> Outcome<Zeroizing<[u8; 32]>> {
         ))
         .hint("--key names the key file that the image was built with")
     };
-    let pem = Zeroizing::new(file::read(&target.caller.key, KEY_MAX_BYTES)?);
+    let pem = signer::pem(&target.caller)?;
     let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unusable())?;
     pillar_recovery::seed_of_pkcs8(der.secret_der()).ok_or_else(unusable)
 }

@@ -236,6 +236,7 @@ fn the_running_one(run: &Path) -> Outcome<String> {
 mod tests {
     use super::*;
     use crate::cli::Caller;
+    use crate::signer::Opened;
 
     fn me() -> (u32, u64) {
         let stat = fs::read_to_string("/proc/self/stat").expect("proc");
@@ -258,7 +259,13 @@ mod tests {
         let target = Target {
             name: name.map(str::to_owned),
             addr: addr.map(str::to_owned),
-            caller: Caller { key: "k".into(), cert: None, run: Run { dir: run.to_owned() } },
+            caller: Caller {
+                key: "k".into(),
+                cert: None,
+                passphrase_from: None,
+                opened: Opened::default(),
+                run: Run { dir: run.to_owned() },
+            },
         };
         Place::find(&target).map_err(|failure| failure.to_string())
     }

@@ -194,6 +194,7 @@ mod tests {
         assert!(same.contains("changes      nothing but the version"), "{same}");
     }
 
+    // attack: B2
     #[test]
     fn another_tpm_under_a_known_name_cannot_be_overlooked() {
         let member = Member {

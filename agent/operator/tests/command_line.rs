@@ -182,6 +182,24 @@ fn saved_nonsense_is_refused_by_the_verifier_and_leaves_the_pins_alone() {
         report["checks"].as_array().expect("checks").iter().filter_map(|c| c["verdict"].as_str()).collect();
     assert_eq!(verdicts[..3], ["pass", "fail", "skip"]);
     assert_eq!(fs::read(desk.path("pins.json")).expect("pins"), before);
+    let output = desk.run("verify saved.cbor --release release.json --ek-ca ca.pem --pins pins.json -o ear");
+    let ear: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(ear["submods"]["p1"]["ear.status"], json!("contraindicated"), "{ear:#}");
+}
+
+#[test]
+fn a_result_is_signed_by_an_operator() {
+    let desk = Desk::new();
+    pins(&desk.path("pins.json"));
+    let key = desk.path("keys/dev/operator-1.key");
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("private");
+    let judge = "verify saved.cbor --release release.json --ek-ca ca.pem --pins pins.json";
+    let output = desk.run(&format!("{judge} -o ear --sign-with keys/dev/operator-1.key"));
+    let jws = text(&output.stdout);
+    assert_eq!((output.status.code(), jws.trim_end().split('.').count()), (Some(2), 3), "{jws}");
+    let wrong = desk.run(&format!("{judge} --sign-with keys/dev/operator-1.key"));
+    assert_eq!(wrong.status.code(), Some(1), "only an attestation result is signed: {wrong:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::options::{Caller, Form, Judge, Run, Signing, Via};
 use clap::{Args, Subcommand};
+use pillar_signer::{PassphraseFrom, Source};
 use std::path::PathBuf;
 
 /// See [`super::Action::Found`].
@@ -13,9 +14,13 @@ pub struct Found {
     /// Name of the cluster
     #[arg(long, value_name = "NAME", default_value = "lab")]
     pub cluster: String,
-    /// Keys of the operators who sign; the first one also asks the machines [default: keys/dev/operator-*.key]
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub key: Vec<PathBuf>,
+    /// Keys of the operators who sign: files, or agent:WHICH; the first file also asks the machines [default:
+    /// keys/dev/operator-*.key]
+    #[arg(long, value_name = "KEY", num_args = 1..)]
+    pub key: Vec<Source>,
+    /// Where the passphrases of encrypted keys come from: the first line of a file, or fd:N [default: the terminal]
+    #[arg(long, value_name = "FILE|fd:N")]
+    pub passphrase_from: Option<PassphraseFrom>,
     /// Operator's certificate for the connections [default: the file beside the first key whose name ends in .crt]
     #[arg(long, value_name = "FILE", env = "PILLAR_CERT")]
     pub cert: Option<PathBuf>,

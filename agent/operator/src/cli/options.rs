@@ -1,7 +1,9 @@
 //! Options that several commands share.
 
+use crate::signer::Opened;
 use clap::{Args, ValueEnum};
 use pillar_model::Bank;
+use pillar_signer::{PassphraseFrom, Source, Which};
 use std::path::{Path, PathBuf};
 
 /// The key that `./just keys` makes first.
@@ -23,12 +25,18 @@ pub struct Target {
 /// Who asks, and where the machines are.
 #[derive(Debug, Clone, Args)]
 pub struct Caller {
-    /// Operator's private key (PKCS#8, PEM)
+    /// Operator's private key (PKCS#8, PEM; perhaps encrypted)
     #[arg(long, value_name = "FILE", env = "PILLAR_KEY", default_value = DEFAULT_KEY)]
     pub key: PathBuf,
     /// Operator's certificate (PEM) [default: the file beside the key whose name ends in .crt]
     #[arg(long, value_name = "FILE", env = "PILLAR_CERT")]
     pub cert: Option<PathBuf>,
+    /// Where the passphrase of an encrypted key comes from: the first line of a file, or fd:N [default: the terminal]
+    #[arg(long, value_name = "FILE|fd:N")]
+    pub passphrase_from: Option<PassphraseFrom>,
+    /// Keys that were opened already.
+    #[arg(skip)]
+    pub opened: Opened,
     #[command(flatten)]
     pub run: Run,
 }
@@ -90,9 +98,9 @@ pub struct Via {
 /// What signs a statement.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Signing {
-    /// Sign with the ssh-agent's Ed25519 key that has this comment, instead of the key file
-    #[arg(long, value_name = "COMMENT")]
-    pub ssh_agent: Option<String>,
+    /// Sign with an Ed25519 key of the ssh-agent instead of the key file: by comment, fingerprint or public key
+    #[arg(long, value_name = "WHICH")]
+    pub ssh_agent: Option<Which>,
 }
 
 /// Which of the TPM's banks.
@@ -144,9 +152,9 @@ pub struct VerdictForm {
     /// Form of the output
     #[arg(short, long, value_name = "FORM", default_value = "text")]
     pub output: VerdictOutput,
-    /// Sign the attestation result with this operator's key: prints a JWS (EdDSA, compact)
+    /// Sign the attestation result with an operator's key (a file, or agent:WHICH): prints a JWS (EdDSA, compact)
     #[arg(long, value_name = "KEY")]
-    pub sign_with: Option<PathBuf>,
+    pub sign_with: Option<Source>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

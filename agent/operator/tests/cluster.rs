@@ -1,0 +1,331 @@
+//! The commands about a cluster against made-up pillars: what is printed, what is decided, and each kind of bad input
+//! with its words and its exit code.
+
+mod fake;
+
+use fake::{Mind, Operators, Serves, chain, now, proposal, row, start};
+use pillar_model::Action;
+use pillar_wire::proto;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+
+/// A folder with the keys of three operators, as a checkout has them.
+struct Desk {
+    dir: tempfile::TempDir,
+    operators: Operators,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("folder");
+        let operators =
+            Operators::write(&dir.path().join("keys/dev"), &["operator-1", "operator-2", "operator-3"]);
+        Desk { dir, operators }
+    }
+
+    /// A pillar that belongs to a cluster and sees two of its peers.
+    fn member(&self) -> Mind {
+        let mut mind = Mind::of(&self.operators, chain(&self.operators, now()));
+        mind.peers = vec![proto::Peer { self_: true, ..peer("p1", "up") }, peer("p2", "up"), untrusted("p3")];
+        mind
+    }
+
+    fn run(&self, line: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillar"));
+        for variable in ["PILLAR_KEY", "PILLAR_CERT", "PILLAR_RUN_DIR", "PILLAR_RELEASE", "PILLAR_EK_CA"] {
+            command.env_remove(variable);
+        }
+        command.args(line.split_whitespace()).current_dir(self.dir.path()).output().expect("it starts")
+    }
+
+    /// Runs a line that ends with this code and prints, on either stream, all of these words.
+    fn says(&self, line: &str, code: i32, words: &[&str]) -> String {
+        let output = self.run(line);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+        for want in words {
+            assert!(text.contains(want), "{line}: {want} in {text}");
+        }
+        text
+    }
+}
+
+fn peer(name: &str, state: &str) -> proto::Peer {
+    let check = |name: &str| proto::CheckLine {
+        name: name.to_owned(),
+        verdict: "passed".to_owned(),
+        words: "as it must be".to_owned(),
+    };
+    proto::Peer {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        pcr: -1,
+        heard: true,
+        verified: true,
+        version: "0.1.0".to_owned(),
+        slot: "a".to_owned(),
+        workload: "healthy".to_owned(),
+        vouchers: vec!["p1".to_owned()],
+        checks: vec![check("sizes"), check("structures")],
+        ..proto::Peer::default()
+    }
+}
+
+fn untrusted(name: &str) -> proto::Peer {
+    proto::Peer {
+        verified: false,
+        vouchers: Vec::new(),
+        check: "firmware".to_owned(),
+        pcr: 1,
+        event: "the boot order names another disk".to_owned(),
+        reason: "PCR 1: is 00, ff is pinned".to_owned(),
+        hint: "look at the event".to_owned(),
+        ..peer(name, "untrusted")
+    }
+}
+
+fn serve(mind: Mind) -> SocketAddr {
+    start(mind, Serves::Everybody).0
+}
+
+#[test]
+fn a_cluster_is_a_table_and_each_member_can_be_explained() {
+    let desk = Desk::new();
+    let at = serve(desk.member());
+    desk.says(
+        &format!("status --from p1={at}"),
+        0,
+        &[
+            "lab: entry 4, constitution 1 (any 2 operators decide), release 0.1.0  as p1 sees it",
+            "\np3      untrusted  0.1.0    a     healthy               0.0 s      none     firmware: PCR 1: is",
+        ],
+    );
+    let json = desk.run(&format!("status --from p1={at} -o json"));
+    let value: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!((&value["peers"][2]["pcr"], &value["from"]), (&json!(1), &json!("p1")));
+    // One pillar by name is still shown by itself, with a line about its cluster.
+    desk.says(&format!("status p1={at}"), 0, &["image      pillar 0.1.0", "cluster    lab: entry 4"]);
+    desk.says(&format!("status --addr {at} -o json"), 0, &["\"serial\": 4"]);
+    desk.says(
+        &format!("explain p3 --from p1={at}"),
+        0,
+        &["p3 is untrusted, says p1", "PCR        1: the firmware's settings", "event      the boot order"],
+    );
+    desk.says(
+        &format!("explain p9 --from p1={at}"),
+        5,
+        &["p9 is not a member", "hint: members are p1, p2, p3"],
+    );
+}
+
+#[test]
+fn what_a_member_finds_about_another_is_printed_check_by_check() {
+    let desk = Desk::new();
+    let (at, mind) = start(desk.member(), Serves::Everybody);
+    let line = format!("attest p2 --from p1={at}");
+    mind.lock().expect("whole").attested = peer("p2", "up");
+    desk.says(&line, 0, &["ok   structures  as it must be", "verified by p1: p2 runs pillar 0.1.0"]);
+    desk.says(&format!("{line} -o ear"), 2, &["no attestation result of our own"]);
+    mind.lock().expect("whole").attested = untrusted("p2");
+    desk.says(&line, 2, &["refused: p2: firmware: PCR 1: is 00", "hint: look at the event"]);
+    let down = proto::Peer { verified: false, reason: "no route".to_owned(), ..peer("p2", "down") };
+    mind.lock().expect("whole").attested = down;
+    desk.says(&line, 3, &["p1 cannot reach p2: no route", "hint: `pillar explain p2"]);
+    desk.says(&format!("attest p9 --from p1={at}"), 5, &["p9 is not a member"]);
+    desk.says(&format!("attest p1 --from p1={at}"), 1, &["p1 cannot vouch for itself"]);
+}
+
+#[test]
+fn a_pillar_without_a_cluster_says_so() {
+    let desk = Desk::new();
+    let at = serve(Mind::default());
+    for line in ["explain p2 --from", "attest p2 --from", "status --from", "pending --via", "revoke p2 --via"]
+    {
+        desk.says(&format!("{line} p1={at}"), 9, &["p1 belongs to no cluster", "hint: `pillar found`"]);
+    }
+    let text = desk.says(&format!("status p1={at}"), 0, &["image      pillar 0.1.0"]);
+    assert!(!text.contains("cluster"), "{text}");
+}
+
+// attack: D1
+#[test]
+fn a_member_leaves_when_two_operators_say_so() {
+    let desk = Desk::new();
+    let (at, mind) = start(desk.member(), Serves::Everybody);
+    let via = format!("--via p1={at}");
+    desk.says(&format!("pending {via}"), 0, &["nothing waits for signatures"]);
+    desk.says(
+        &format!("revoke p3 {via}"),
+        1,
+        &["nobody proposed to revoke p3", "hint: `pillar revoke p3 --reason"],
+    );
+    desk.says(&format!("revoke p7 --reason x {via}"), 5, &["p7 is not a member of lab", "p1, p2, p3"]);
+    let first = format!("revoke p3 --reason stolen {via}");
+    let next = "next: pillar revoke p3 --via p1";
+    desk.says(
+        &first,
+        8,
+        &["entry 5 of lab", "revoke p3: stolen", "1 of 2 signatures (operator-1): 1 more", next],
+    );
+    // The same operator again changes nothing: keys are counted.
+    desk.says(&first, 8, &["1 of 2 signatures (operator-1)"]);
+    desk.says(&format!("pending {via} -o json"), 0, &["\"signed_by\": [\n        \"operator-1\"\n"]);
+    desk.says(
+        &format!("revoke p3 --key keys/dev/operator-2.key {via}"),
+        0,
+        &["2 of 2 signatures (operator-1, operator-2): enough", "in force as entry 5"],
+    );
+    assert_eq!(mind.lock().expect("whole").envelopes.len(), 6);
+    desk.says(&format!("revoke p3 {via}"), 5, &["p3 is not a member"]);
+}
+
+// attack: D1 P9
+#[test]
+fn a_key_that_is_no_operators_signs_nothing() {
+    let desk = Desk::new();
+    let _stranger = Operators::write(&desk.dir.path().join("other"), &["stranger"]);
+    let (at, mind) = start(desk.member(), Serves::Everybody);
+    let operators = "--operators keys/dev/operator-1.crt keys/dev/operator-2.crt keys/dev/operator-3.crt";
+    let line = format!("revoke p3 --reason x --key other/stranger.key --via p1={at} {operators}");
+    desk.says(&line, 4, &["is no operator's of this cluster", "hint: `pillar constitution show`"]);
+    assert!(mind.lock().expect("whole").pending.is_empty());
+    // And a pillar that does not serve the key at all.
+    let (at, _) = start(desk.member(), Serves::Nobody);
+    desk.says(
+        &format!("status --addr {at}"),
+        4,
+        &["refused the operator's certificate", "hint: the image serves only"],
+    );
+}
+
+// attack: P12 P15
+#[test]
+fn another_ones_chain_is_not_believed() {
+    let desk = Desk::new();
+    let theirs =
+        Operators::write(&desk.dir.path().join("theirs"), &["operator-1", "operator-2", "operator-3"]);
+    let at = serve(Mind::of(&theirs, chain(&theirs, now())));
+    desk.says(
+        &format!("pending --via p1={at}"),
+        9,
+        &["entry 0 of p1's chain is refused", "hint: the founding is signed by operators whose certificates"],
+    );
+    let folder = "theirs/operator-1.crt theirs/operator-2.crt theirs/operator-3.crt";
+    desk.says(&format!("pending --via p1={at} --operators {folder}"), 0, &["nothing waits"]);
+}
+
+// attack: P14
+#[test]
+fn after_an_expired_constitution_only_its_amendment_is_taken() {
+    let desk = Desk::new();
+    let (at, _) =
+        start(Mind::of(&desk.operators, chain(&desk.operators, now() - 366 * 86_400)), Serves::Everybody);
+    let via = format!("--via p1={at}");
+    desk.says(&format!("status --from p1={at}"), 0, &["the constitution has expired"]);
+    desk.says(
+        &format!("revoke p3 --reason x {via}"),
+        6,
+        &["constitution 1 expired", "hint: amend the constitution"],
+    );
+    let shown = desk.run(&format!("constitution show {via} -o json"));
+    let mut next: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    std::fs::write(desk.dir.path().join("next.json"), next.to_string()).expect("written");
+    desk.says(
+        &format!("constitution propose next.json {via}"),
+        1,
+        &["version 1, expected 2", "raise its version"],
+    );
+    next["version"] = json!(2);
+    next["expires_unix_s"] = json!(now() + 86_400 * 400);
+    std::fs::write(desk.dir.path().join("next.json"), next.to_string()).expect("written");
+    desk.says(
+        &format!("constitution propose next.json {via}"),
+        8,
+        &[
+            "constitution 2\n    expires",
+            "next: pillar constitution sign",
+            "1 more of operator-2, operator-3",
+        ],
+    );
+    let sign = format!("constitution sign {via} --key keys/dev/operator-3.key");
+    desk.says(&sign, 1, &["nobody is there to confirm"]);
+    desk.says(&format!("{sign} --yes"), 0, &["enough by constitution 2", "in force as entry 5"]);
+    desk.says(&format!("constitution show {via}"), 0, &["lab: constitution 2, expires in 399 d"]);
+}
+
+// attack: P14
+#[test]
+fn with_a_clock_far_off_nothing_is_signed() {
+    let desk = Desk::new();
+    let mut mind = desk.member();
+    mind.date = Some("Thu, 01 Jan 2015 00:00:00 GMT");
+    let (at, mind) = start(mind, Serves::Everybody);
+    desk.says(
+        &format!("revoke p3 --reason x --via p1={at}"),
+        7,
+        &[
+            "p1's clock is ",
+            "behind this machine's, so nothing is signed",
+            "hint: set the clock that is wrong",
+        ],
+    );
+    assert!(mind.lock().expect("whole").pending.is_empty());
+    desk.says(&format!("status --from p1={at}"), 0, &["p1's clock is "]);
+}
+
+// attack: D1
+#[test]
+fn a_machine_is_admitted_by_the_second_operator() {
+    let desk = Desk::new();
+    let mut mind = desk.member();
+    let admit = Action::Admit { member: Box::new(row(5)), replaces: None };
+    mind.pending = vec![proposal(&desk.operators, &mind.envelopes, admit)];
+    let (at, mind) = start(mind, Serves::Everybody);
+    let second = format!("--key keys/dev/operator-2.key --via p1={at}");
+    desk.says(&format!("admit p6 {second}"), 5, &["nobody proposed p6", "hint: `pillar enroll p6`"]);
+    // Without a look at the machine nothing is signed, unless that is said.
+    desk.says(
+        &format!("admit p5 {second}"),
+        5,
+        &["there is no machine p5", "hint: `pillar admit p5=HOST:PORT`"],
+    );
+    let stranger = serve(Mind::default());
+    desk.says(&format!("admit p5={stranger} {second}"), 2, &["p5 gives no evidence"]);
+    assert_eq!(mind.lock().expect("whole").envelopes.len(), 5);
+    desk.says(&format!("pending --via p1={at}"), 0, &["admit p5\n", "next: pillar admit p5 --via p1"]);
+    desk.says(
+        &format!("admit p5 --trust-proposal {second}"),
+        0,
+        &["called at    10.77.0.5:7444", "in force as entry 5"],
+    );
+    desk.says(&format!("admit p5 {second}"), 0, &["p5 is a member already"]);
+}
+
+// attack: B7
+#[test]
+fn a_machine_that_proves_nothing_is_not_proposed() {
+    let desk = Desk::new();
+    let at = serve(desk.member());
+    let new = serve(Mind::default());
+    desk.says(&format!("enroll p5={new} --via p1={at}"), 2, &["p5 gives no evidence"]);
+    std::fs::write(desk.dir.path().join("none"), "").expect("written");
+    let found = format!("found p5={new} p6={new}");
+    desk.says(&found, 1, &["cannot read out/release.json"]);
+}
+
+#[test]
+fn what_a_member_is_judged_by_is_saved_from_what_its_operators_signed() {
+    let desk = Desk::new();
+    let at = serve(desk.member());
+    desk.says(&format!("policy p2 --via p1={at} -o p2.json"), 5, &["there is no machine p2"]);
+    let line = format!("policy p2={at} -o p2.json");
+    desk.says(&line, 0, &["saved what p2 is judged by in p2.json, from entry 4 of lab"]);
+    desk.says(&line, 1, &["p2.json exists already"]);
+    let text = std::fs::read(desk.dir.path().join("p2.json")).expect("read");
+    let policy: Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(policy["pins"]["firmware"]["sha256"]["pcrs"]["0"], json!("02".repeat(32)));
+    assert_eq!((&policy["entry"]["serial"], &policy["releases"][0]["version"]), (&json!(4), &json!("0.1.0")));
+    desk.says(&format!("policy p9={at} -o p9.json"), 5, &["p9 is not a member of lab"]);
+}
