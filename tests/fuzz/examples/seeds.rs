@@ -2,6 +2,11 @@
 //! each time and their private halves are forgotten; the rest is the same each time.
 #![allow(clippy::unwrap_used)]
 
+/// The real boot that the verifier's tests use, as a pillar's.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../agent/verify/tests/boot/mod.rs"]
+mod boot;
+
 use pillar_measure::hash::hash;
 use pillar_measure::tcg::EventLog;
 use pillar_model::{
@@ -13,8 +18,8 @@ use pillar_recovery::{Operator, Token, VolumeId, random_bytes_to_make};
 use pillar_wire::{Challenge, Identity, proto};
 use prost::Message;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
@@ -48,6 +53,7 @@ fn main() {
     superblocks();
     documents();
     decisions();
+    evidence();
 }
 
 fn event_logs() {
@@ -127,7 +133,8 @@ fn public(point: &[u8], attributes: u32, policy: &[u8], parameters: &[u8]) -> Ve
 }
 
 const ECDSA_SHA256: [u8; 6] = [0, 0x10, 0, 0x18, 0, 0x0B];
-const AES_128_CFB: [u8; 8] = [0, 6, 0, 128, 0, 0x43, 0, 0x10];
+/// AES-128-CFB, and no scheme.
+const STORAGE: [u8; 8] = [0, 6, 0, 128, 0, 0x43, 0, 0x10];
 
 fn signed(key: &EcdsaKeyPair, message: &[u8]) -> Vec<u8> {
     let rs = key.sign(&SystemRandom::new(), message).unwrap();
@@ -166,15 +173,14 @@ fn keys_and_quotes() {
     }
     keep("key", "ak", &ak_public);
     let policy = hex::decode(POLICY_A).unwrap();
-    let ek = [&AES_128_CFB[..], &[0, 0x10]].concat();
-    keep("key", "ek", &public(signing_key().public_key().as_ref(), EK_ATTRIBUTES, &policy, &ek));
+    keep("key", "ek", &public(signing_key().public_key().as_ref(), EK_ATTRIBUTES, &policy, &STORAGE));
     let mut modulus = vec![0xA5; 256];
     modulus[255] = 1;
     let rsa = |attributes: u32, policy: &[u8], parameters: &[u8]| {
         let head = [&[0, 1, 0, 0x0B], &attributes.to_be_bytes()[..], &sized(policy), parameters];
         [head.concat(), vec![8, 0, 0, 0, 0, 0], sized(&modulus)].concat()
     };
-    keep("key", "ek-rsa", &rsa(EK_ATTRIBUTES, &policy, &ek));
+    keep("key", "ek-rsa", &rsa(EK_ATTRIBUTES, &policy, &STORAGE));
     keep("key", "ak-rsa", &rsa(AK_ATTRIBUTES, &[], &[0, 0x10, 0, 0x14, 0, 0x0B]));
     keep("signature", "rsassa", &[&[2, 0, 0x14, 0, 0x0B][..], &sized(&modulus)].concat());
     keep("signature", "rsapss", &[&[3, 0, 0x16, 0, 0x0B][..], &sized(&modulus)].concat());
@@ -215,11 +221,29 @@ fn certificates() {
     let intermediate = CertifiedIssuer::signed_by(authority("intermediate"), key(), &root).unwrap();
     let mut params = named("ek");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
+    params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
+    params.custom_extensions.push(names_a_tpm());
     let ek = params.signed_by(&key(), &intermediate).unwrap();
     keep("certificate", "root", root.der());
     keep("certificate", "intermediate", intermediate.der());
     keep("certificate", "ek", ek.der());
     keep("certificate", "ek-padded", &[ek.der().to_vec(), vec![0xFF; 40]].concat());
+}
+
+/// The subject alternative name of EK certificates: a directory name with the TPM's manufacturer, model and version
+/// (TCG EK Credential Profile, section 3.2.9).
+fn names_a_tpm() -> CustomExtension {
+    let der = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+    let named = |(number, text): (u8, &str)| {
+        let oid = der(0x06, &[0x67, 0x81, 0x05, 0x02, number]);
+        der(0x31, &der(0x30, &[oid, der(0x0C, text.as_bytes())].concat()))
+    };
+    let names: Vec<u8> =
+        [(1, "id:00001014"), (2, "swtpm"), (3, "id:20191023")].into_iter().flat_map(named).collect();
+    let mut extension =
+        CustomExtension::from_oid_content(&[2, 5, 29, 17], der(0x30, &der(0xA4, &der(0x30, &names))));
+    extension.set_criticality(true);
+    extension
 }
 
 fn messages() {
@@ -490,4 +514,20 @@ fn decisions() {
         keep("entries", &format!("{}", number + 2), &payloads);
         keep("envelope", &format!("entry-{}", number + 1), envelope.to_json().as_bytes());
     }
+}
+
+fn evidence() {
+    let release = pillar_model::Release {
+        statement_type: "https://in-toto.io/Statement/v1".into(),
+        subject: Vec::new(),
+        predicate_type: pillar_layout::RELEASE_PREDICATE.into(),
+        predicate: boot::release(),
+    };
+    keep("release", "booted", &serde_json::to_vec(&release).unwrap());
+    let own = boot::own_log(&pillar_layout::phase::ALL, &[boot::NODE_SETTINGS]);
+    let none = boot::own_log_with(&pillar_layout::phase::ALL, &[], &["none"]);
+    let log = sized(&boot::EVENT_LOG);
+    keep("evidence", "good", &[&[2], log.as_slice(), own.as_bytes()].concat());
+    keep("evidence", "no-volume", &[&[4], log.as_slice(), none.as_bytes()].concat());
+    keep("evidence", "unexplained", &[&[1], log.as_slice(), own.as_bytes()].concat());
 }

@@ -10,6 +10,7 @@
 mod certificate;
 mod disk;
 mod document;
+mod evidence;
 mod input;
 mod log;
 pub mod mutate;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     target("signature", "TPMT_SIGNATURE under keys of each kind", tpm::signature),
     target("tls-key", "TPM2_Certify of the key that speaks TLS", tpm::tls_key),
     target("certificate", "the endorsement key's certificate and its issuers'", certificate::certificate),
+    target("evidence", "the whole verification of a hostile machine with a genuine TPM", evidence::evidence),
     target("wire", "protobuf messages to types and back", wire::message),
     target("luks", "the state volume's LUKS2 header, with right checksums and without", disk::luks),
     target("gpt", "the partition table, with right checksums and without; fitting it to a disk", disk::gpt),

@@ -5,7 +5,7 @@ use pillar_verify::tpm::{MAGIC, Public, PublicKey, Quote, ST_QUOTE, Signature};
 use pillar_verify::{attestation_key, check_quote, check_signature, evidence_selection, make_credential};
 use ring::rand::SystemRandom;
 
-fn sized(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn sized(bytes: &[u8]) -> Vec<u8> {
     let len = u16::try_from(bytes.len()).expect("limits are far below");
     [&len.to_be_bytes(), bytes].concat()
 }
@@ -73,7 +73,7 @@ pub(crate) fn key(bytes: &[u8]) -> bool {
     );
     match &key.key {
         PublicKey::Rsa { modulus } => {
-            assert!(modulus.first().is_some_and(|top| *top >= 0x80), "a padded modulus")
+            assert!(modulus.first().is_some_and(|top| *top >= 0x80), "a padded modulus");
         }
         PublicKey::Ecc { curve, x, y } => {
             assert_eq!((x.len(), y.len()), (curve.bytes(), curve.bytes()), "a coordinate of another length");
@@ -151,7 +151,7 @@ fn fixed_key(which: u8) -> Vec<u8> {
 }
 
 /// Base point of P-256 (SEC 2, section 2.4.2).
-const P256_BASE: [u8; 64] = [
+pub(crate) const P256_BASE: [u8; 64] = [
     0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47, 0xf8, 0xbc, 0xe6, 0xe5, 0x63, 0xa4, 0x40, 0xf2, 0x77,
     0x03, 0x7d, 0x81, 0x2d, 0xeb, 0x33, 0xa0, 0xf4, 0xa1, 0x39, 0x45, 0xd8, 0x98, 0xc2, 0x96, 0x4f, 0xe3,
     0x42, 0xe2, 0xfe, 0x1a, 0x7f, 0x9b, 0x8e, 0xe7, 0xeb, 0x4a, 0x7c, 0x0f, 0x9e, 0x16, 0x2b, 0xce, 0x33,

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 /// Mutations for each target.
 const MUTATIONS: usize = 6000;
 /// Those whose inputs take milliseconds each, with fewer: chains in which every signature is made and verified.
-const SLOW: &[(&str, usize)] = &[("entries", 600), ("envelope", 2000)];
+const SLOW: &[(&str, usize)] = &[("entries", 600), ("evidence", 2000), ("envelope", 2000)];
 
 /// Bounds are over the whole process, so one target runs at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -38,6 +38,7 @@ fn short_run(name: &str) {
         accepted > 0,
         "{name}: no input of the corpus is accepted, so what follows acceptance is not tested"
     );
+    println!("{name}: {accepted} of {} inputs of the corpus are accepted", known.len());
     let known: Vec<Vec<u8>> = known.into_iter().map(|(_, bytes)| bytes).collect();
     let mut random = Random::new(4);
     let mut accepted = 0;
@@ -90,6 +91,8 @@ short_runs! {
     hostile_certifications = "tls-key";
     // attack: B8 P10
     hostile_certificates = "certificate";
+    // attack: A12 A17 P1 P2 P10
+    hostile_evidence = "evidence";
     // attack: P10
     hostile_messages = "wire";
     // attack: C3 P10
