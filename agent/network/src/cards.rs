@@ -47,6 +47,8 @@ pub struct Cards {
     router: Router,
     names: Names,
     time: Sender<Vec<Host>>,
+    /// Name servers and time servers that were told last.
+    told: Option<(Vec<Ipv4Addr>, Vec<Ipv4Addr>)>,
 }
 
 impl Cards {
@@ -66,6 +68,7 @@ impl Cards {
             router: Router::open()?,
             names,
             time,
+            told: None,
         })
     }
 
@@ -184,10 +187,17 @@ impl Cards {
     fn tell(&mut self) {
         let leases = || self.clients.iter().filter_map(|client| client.lease.as_ref());
         let dns: Vec<Ipv4Addr> = leases().flat_map(|lease| lease.terms.dns.iter().copied()).collect();
-        self.names.write(&dns);
-        let time = leases().flat_map(|lease| lease.terms.time.iter());
-        // Nobody listens any more when there is nobody to ask; the addresses are what counts.
-        let _ = self.time.send(time.map(|server| Host::Address(IpAddr::V4(*server))).collect());
+        let time: Vec<Ipv4Addr> = leases().flat_map(|lease| lease.terms.time.iter().copied()).collect();
+        let news = Some((dns, time));
+        // Renewals that change nothing are no reason to ask anybody for the time.
+        if self.told == news {
+            return;
+        }
+        self.told = news;
+        let Some((dns, time)) = &self.told else { return };
+        self.names.write(dns);
+        // That nobody listens is no reason to stop: the addresses are what counts.
+        let _ = self.time.send(time.iter().map(|server| Host::Address(IpAddr::V4(*server))).collect());
     }
 }
 

@@ -144,25 +144,27 @@ impl Rounds {
     }
 
     fn set(&mut self, offset: i64, servers: usize) {
-        let done = match self.discipline.decide(offset) {
+        let action = self.discipline.decide(offset);
+        let done = match action {
             Action::Leave => Ok(()),
             Action::Slew => pillar_os::slew_clock(offset),
             Action::Step => pillar_os::step_clock(offset),
         };
+        if let Err(error) = done {
+            self.say(format!("cannot set the clock: {error}"));
+            self.wait = WAITS.1;
+            return;
+        }
         let ms = offset / 1_000_000;
-        match done {
-            Ok(()) if offset.unsigned_abs() > ntp::JUMP.as_nanos() as u64 => {
-                println!("the clock is {ms} ms behind, as {servers} time servers say");
-                self.wait = WAITS.0;
-            }
-            Ok(()) => {
-                self.say("the clock agrees with the time servers".to_owned());
-                self.wait = (self.wait * 2).clamp(WAITS.0, WAITS.1);
-            }
-            Err(error) => {
-                self.say(format!("cannot set the clock: {error}"));
-                self.wait = WAITS.1;
-            }
+        if action == Action::Step {
+            println!("clock set by {ms} ms, as {servers} time servers say");
+            self.wait = WAITS.0;
+        } else if offset.unsigned_abs() > ntp::JUMP.as_nanos() as u64 {
+            println!("the clock seems to be {ms} ms behind: asking again");
+            self.wait = WAITS.0;
+        } else {
+            self.say("the clock agrees with the time servers".to_owned());
+            self.wait = (self.wait * 2).clamp(WAITS.0, WAITS.1);
         }
     }
 
