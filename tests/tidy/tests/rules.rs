@@ -84,7 +84,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
                 "pillar-quorum",
                 "pillar-wire",
                 "pillar-recovery",
-                "pillar-keys",
+                "pillar-signer",
             ],
         ),
         ("pillar-tools", &[]),
