@@ -69,11 +69,15 @@ pub fn tls_key(
     tls_attest: &[u8],
     tls_signature: &[u8],
 ) -> Result<Vec<u8>, TlsKeyError> {
-    certified_key(ak_public, tls_public, tls_attest, tls_signature, TLS_CERTIFY_DATA)
+    let (spki, statement, ak) =
+        certified(ak_public, tls_public, tls_attest, tls_signature, TLS_CERTIFY_DATA)?;
+    if statement.head.qualified_signer != endorsement_primary(&ak) {
+        return Err(TlsKeyError::Hierarchy);
+    }
+    Ok(spki)
 }
 
-/// [`tls_key`] under other qualifying data, and with an AK of any kind and hierarchy when the data says so: for tools
-/// and tests.
+/// [`tls_key`] under other qualifying data and with an AK of any hierarchy: for tools and tests.
 pub fn certified_key(
     ak_public: &[u8],
     tls_public: &[u8],
@@ -81,6 +85,16 @@ pub fn certified_key(
     tls_signature: &[u8],
     data: &[u8],
 ) -> Result<Vec<u8>, TlsKeyError> {
+    certified(ak_public, tls_public, tls_attest, tls_signature, data).map(|(spki, ..)| spki)
+}
+
+fn certified(
+    ak_public: &[u8],
+    tls_public: &[u8],
+    tls_attest: &[u8],
+    tls_signature: &[u8],
+    data: &[u8],
+) -> Result<(Vec<u8>, Certification, Public), TlsKeyError> {
     let sizes = [
         ("AK", ak_public.len(), crate::PUBLIC_MAX_BYTES),
         ("TLS key", tls_public.len(), crate::PUBLIC_MAX_BYTES),
@@ -98,13 +112,10 @@ pub fn certified_key(
     if !bool::from(statement.head.extra_data.ct_eq(data)) {
         return Err(TlsKeyError::Purpose);
     }
-    if statement.head.qualified_signer != endorsement_primary(&ak) {
-        return Err(TlsKeyError::Hierarchy);
-    }
     if statement.name != key.name() {
         return Err(TlsKeyError::OtherKey);
     }
-    Ok(spki)
+    Ok((spki, statement, ak))
 }
 
 /// The SubjectPublicKeyInfo of a key that is fit for TLS.

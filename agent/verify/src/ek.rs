@@ -10,6 +10,7 @@ use ring::signature::{
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
     VerificationAlgorithm,
 };
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use x509_parser::public_key::RSAPublicKey;
 use x509_parser::time::ASN1Time;
@@ -24,6 +25,9 @@ pub const INTERMEDIATES_MAX: usize = 4;
 
 /// `tcg-kp-EKCertificate`.
 const EK_PURPOSE: &str = "2.23.133.8.1";
+/// `tcg-at-tpmManufacturer`, `tcg-at-tpmModel`, `tcg-at-tpmVersion`.
+const TPM_ATTRIBUTES: [(&str, &str); 3] =
+    [("manufacturer", "2.23.133.2.1"), ("model", "2.23.133.2.2"), ("version", "2.23.133.2.3")];
 
 const RSA_ENCRYPTION: &str = "1.2.840.113549.1.1.1";
 const RSAES_OAEP: &str = "1.2.840.113549.1.1.7";
@@ -55,9 +59,20 @@ pub enum EkError {
     /// The certificate is for another key.
     #[error("EK certificate is for another key than the EK")]
     OtherKey,
-    /// The certificate is for another purpose.
-    #[error("EK certificate does not have the extended key usage {EK_PURPOSE} (tcg-kp-EKCertificate)")]
+    /// The certificate is for other purposes.
+    #[error(
+        "EK certificate is for other purposes: its extended key usage lacks {EK_PURPOSE} (tcg-kp-EKCertificate)"
+    )]
     Purpose,
+    /// The certificate's key may not do what an EK does.
+    #[error("EK certificate's key may neither encipher nor agree on keys")]
+    Usage,
+    /// The certificate does not tell of which TPM it is.
+    #[error("EK certificate does not name the TPM's {0} in its subject alternative name")]
+    NoTpm(&'static str),
+    /// The certificate has no subject, and what stands for it may be passed over.
+    #[error("EK certificate has neither a subject nor a critical subject alternative name")]
+    NoSubject,
     /// The certificate is that of an authority.
     #[error("EK certificate is a certificate authority's")]
     IsAuthority,
@@ -309,10 +324,41 @@ fn check_purpose(certificate: &X509Certificate<'_>) -> Result<(), EkError> {
     {
         return Err(EkError::IsAuthority);
     }
+    // Old certificates have no purposes; those that have some must have this one.
     match certificate.extended_key_usage() {
-        Ok(Some(usage)) if usage.value.other.iter().any(|oid| oid.to_id_string() == EK_PURPOSE) => Ok(()),
-        _ => Err(EkError::Purpose),
+        Ok(None) => {}
+        Ok(Some(usage)) if usage.value.other.iter().any(|oid| oid.to_id_string() == EK_PURPOSE) => {}
+        _ => return Err(EkError::Purpose),
     }
+    match certificate.key_usage() {
+        Ok(None) => {}
+        Ok(Some(usage)) if usage.value.key_encipherment() || usage.value.key_agreement() => {}
+        _ => return Err(EkError::Usage),
+    }
+    names_tpm(certificate)
+}
+
+/// A TPM is named by manufacturer, model and version, as attributes of a directory name in the subject alternative name
+/// (EK Credential Profile section 3.1.2). Where the subject is empty, that name stands for it and has to be critical.
+fn names_tpm(certificate: &X509Certificate<'_>) -> Result<(), EkError> {
+    let Ok(Some(alternative)) = certificate.subject_alternative_name() else {
+        return Err(EkError::NoTpm("manufacturer, model and version"));
+    };
+    let has = |oid: &str| {
+        let names = alternative.value.general_names.iter();
+        let mut directory = names.filter_map(|name| match name {
+            GeneralName::DirectoryName(name) => Some(name),
+            _ => None,
+        });
+        directory.any(|name| name.iter_attributes().any(|a| a.attr_type().to_id_string() == oid))
+    };
+    if let Some((missing, _)) = TPM_ATTRIBUTES.iter().find(|(_, oid)| !has(oid)) {
+        return Err(EkError::NoTpm(missing));
+    }
+    if certificate.subject().iter_attributes().next().is_none() && !alternative.critical {
+        return Err(EkError::NoSubject);
+    }
+    Ok(())
 }
 
 /// Whether the certificate's key is this key, by its numbers. Certificates name RSA keys as rsaEncryption or as

@@ -8,6 +8,7 @@
 mod certify;
 mod content;
 mod credential;
+pub mod ear;
 mod ek;
 mod firmware;
 mod quote;

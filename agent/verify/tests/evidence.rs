@@ -13,8 +13,9 @@ use pillar_verify::{
     StateVolume, Verdict, Verified, ak_name, judge, tpm, verify,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+    PublicKeyData,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -40,6 +41,25 @@ fn authority(name: &str) -> CertificateParams {
     params
 }
 
+/// DER of less than 128 bytes.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    assert!(content.len() < 128);
+    [&[tag, content.len() as u8], content].concat()
+}
+
+/// A subject alternative name with these of the TPM's attributes: 1 manufacturer, 2 model, 3 version.
+fn tpm_name(attributes: &[u8], critical: bool) -> CustomExtension {
+    let named = |attribute: &u8| {
+        let oid = der(6, &[0x67, 0x81, 0x05, 0x02, *attribute]);
+        der(0x31, &der(0x30, &[oid, der(0x0C, b"id:00000001")].concat()))
+    };
+    let names: Vec<u8> = attributes.iter().flat_map(named).collect();
+    let alternative = der(0x30, &der(0xA4, &der(0x30, &names)));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], alternative);
+    extension.set_criticality(critical);
+    extension
+}
+
 impl Authority {
     fn new() -> Self {
         let root_key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
@@ -60,6 +80,8 @@ impl Authority {
     fn certify(&self, ek: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
         let mut params = named("ek");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(EK_PURPOSE.to_vec())];
+        params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
+        params.custom_extensions = vec![tpm_name(&[1, 2, 3], false)];
         change(&mut params);
         params.signed_by(ek, &self.intermediate).unwrap().der().to_vec()
     }
@@ -280,7 +302,12 @@ fn ek_certificates_that_prove_nothing_are_refused() {
         case.evidence.ek_certificate = case.authority.certify(&case.ek, change);
         case.refused(Check::EkCertificate, reason);
     };
-    refused(|p| p.extended_key_usages.clear(), "2.23.133.8.1");
+    refused(|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature], "neither encipher nor agree");
+    refused(|p| p.custom_extensions.clear(), "does not name the TPM's manufacturer, model and version");
+    refused(|p| p.custom_extensions = vec![tpm_name(&[2, 3], true)], "does not name the TPM's manufacturer");
+    refused(|p| p.custom_extensions = vec![tpm_name(&[1, 3], true)], "does not name the TPM's model");
+    refused(|p| p.custom_extensions = vec![tpm_name(&[1, 2], true)], "does not name the TPM's version");
+    refused(|p| p.distinguished_name = DistinguishedName::new(), "neither a subject nor a critical");
     refused(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth], "2.23.133.8.1");
     refused(|p| p.not_after = rcgen::date_time_ymd(2026, 1, 1), "EK certificate is valid from");
     refused(|p| p.not_before = rcgen::date_time_ymd(2034, 1, 1), "EK certificate is valid from");
@@ -297,6 +324,19 @@ fn ek_certificates_that_prove_nothing_are_refused() {
     let mut case = Case::new();
     case.evidence.ek_certificate = case.authority.certify(&KeyPair::generate().unwrap(), |_| {});
     case.refused(Check::EkCertificate, "another key");
+
+    // Old certificates have no purposes; one without a subject names the TPM critically.
+    let accepted = |change: fn(&mut CertificateParams)| {
+        let mut case = Case::new();
+        case.evidence.ek_certificate = case.authority.certify(&case.ek, change);
+        assert!(case.verify().is_ok());
+    };
+    accepted(|p| p.extended_key_usages.clear());
+    accepted(|p| p.key_usages.clear());
+    accepted(|p| {
+        p.distinguished_name = DistinguishedName::new();
+        p.custom_extensions = vec![tpm_name(&[1, 2, 3], true)];
+    });
 
     // A chain to another root of the same name; without the intermediate; an intermediate that is none.
     let mut case = Case::new();

@@ -4,7 +4,7 @@
 
 use pillar_model::Bank;
 use pillar_verify::tpm::selection;
-use pillar_verify::{QuoteError, ak_name, check_quote};
+use pillar_verify::{QuoteError, TlsKeyError, ak_name, certified_key, check_quote, tls_key};
 use std::path::{Path, PathBuf};
 
 const PCRS: [u8; 10] = [0, 1, 2, 3, 4, 5, 7, 11, 14, 15];
@@ -108,3 +108,25 @@ fn a_name_is_the_hash_of_the_public_area() {
     let hash = ring::digest::digest(&ring::digest::SHA256, &key);
     assert_eq!(name, [&[0, 0x0B], hash.as_ref()].concat());
 }
+
+/// A genuine certification by a TPM, made for another purpose and with an AK below the EK.
+// attack: B3
+#[test]
+fn a_certification_is_believed_for_its_purpose_alone() {
+    let Some(vectors) = Vectors::open() else { return };
+    let (ak, key) = (vectors.public("ak_e"), vectors.public("tlskey"));
+    let (attest, signature) =
+        (vectors.read("09_certify_tlskey.attest"), vectors.read("09_certify_tlskey.sig"));
+    let spki = certified_key(&ak, &key, &attest, &signature, &DATA).unwrap();
+    // The point stands at the end of both.
+    assert_eq!((spki.len(), &spki[27..59]), (91, &key[key.len() - 66..key.len() - 34]));
+    assert_eq!(tls_key(&ak, &key, &attest, &signature), Err(TlsKeyError::Purpose));
+    assert_eq!(certified_key(&ak, &ak, &attest, &signature, &DATA), Err(TlsKeyError::Unfit(RESTRICTED)));
+    let quote = (vectors.read("02_good_ecc.attest"), vectors.read("02_good_ecc.sig"));
+    let error = certified_key(&ak, &key, &quote.0, &quote.1, &DATA).unwrap_err();
+    assert!(error.to_string().contains("not a certification"), "{error}");
+}
+
+/// The qualifying data of the vector.
+const DATA: [u8; 4] = [0x00, 0xFF, 0x55, 0xAA];
+const RESTRICTED: &str = "is restricted: it cannot sign a handshake";

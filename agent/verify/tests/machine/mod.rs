@@ -95,31 +95,43 @@ impl Machine {
         [&[0, 0x0B][..], &hash(Bank::Sha256, &[&[0x40, 0, 0, 0x0B], &name]).0].concat()
     }
 
-    /// The evidence for a challenge, as the machine's own TPM would sign it.
-    pub fn evidence(&self, binding: &Binding, certificate: Vec<u8>) -> Evidence {
-        let values: Vec<&[u8]> = self.pcrs.values().map(|v| v.0.as_slice()).collect();
-        let nonce = qualifying_data(binding, &self.event_log, &self.cel, &self.heartbeat_key);
+    /// A `TPMS_ATTEST` of any kind (`TPMI_ST_ATTEST`), with what stands behind its head.
+    pub fn attest(&self, kind: u16, extra_data: &[u8], body: &[u8]) -> Vec<u8> {
         let counters = &self.counters;
-        let attest = [
+        [
             tpm::MAGIC.to_be_bytes().as_slice(),
-            &tpm::ST_QUOTE.to_be_bytes(),
+            &kind.to_be_bytes(),
             &sized(&self.qualified_signer()),
-            &sized(&nonce),
+            &sized(extra_data),
             &counters.clock_ms.to_be_bytes(),
             &counters.reset_count.to_be_bytes(),
             &counters.restart_count.to_be_bytes(),
             &[u8::from(counters.safe)],
             &counters.firmware_version.to_be_bytes(),
-            &evidence_selection(Bank::Sha256),
-            &sized(&hash(Bank::Sha256, &values).0),
+            body,
         ]
-        .concat();
-        let rs = self.ak.sign(&SystemRandom::new(), &attest).unwrap();
-        let signature =
-            [&[0, 0x18, 0, 0x0B], sized(&rs.as_ref()[..32]).as_slice(), &sized(&rs.as_ref()[32..])].concat();
+        .concat()
+    }
+
+    /// A `TPMT_SIGNATURE` by the AK.
+    pub fn sign(&self, attest: &[u8]) -> Vec<u8> {
+        let rs = self.ak.sign(&SystemRandom::new(), attest).unwrap();
+        [&[0, 0x18, 0, 0x0B], sized(&rs.as_ref()[..32]).as_slice(), &sized(&rs.as_ref()[32..])].concat()
+    }
+
+    /// What stands behind the head of a quote of the PCRs.
+    pub fn quoted(&self) -> Vec<u8> {
+        let values: Vec<&[u8]> = self.pcrs.values().map(|v| v.0.as_slice()).collect();
+        [evidence_selection(Bank::Sha256), sized(&hash(Bank::Sha256, &values).0)].concat()
+    }
+
+    /// The evidence for a challenge, as the machine's own TPM would sign it.
+    pub fn evidence(&self, binding: &Binding, certificate: Vec<u8>) -> Evidence {
+        let nonce = qualifying_data(binding, &self.event_log, &self.cel, &self.heartbeat_key);
+        let attest = self.attest(tpm::ST_QUOTE, &nonce, &self.quoted());
         Evidence {
+            signature: self.sign(&attest),
             attest,
-            signature,
             ak_public: self.ak_public.clone(),
             ek_public: self.ek_public.clone(),
             ek_certificate: certificate,
