@@ -30,6 +30,8 @@ use tokio::time::{Instant, sleep};
 const FILE: &str = "founding.json";
 /// A constitution, a release, a row for each machine.
 const FILE_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// How long a machine may take to answer: none is left out, and emulated ones are slow.
+const ANSWER: Duration = Duration::from_secs(40);
 /// How long a machine may take to come to the last entry.
 const CATCH_UP: Duration = Duration::from_secs(20);
 /// How long the machines may take to attest each other before they are left to it.
@@ -53,7 +55,7 @@ pub async fn run(args: &Found) -> Outcome<Said> {
     let named = named_peers(args)?;
     let founders = founders(args)?;
     let mut witnesses = Vec::new();
-    for (_, answer) in view::all(places, &founders.caller).await {
+    for (_, answer) in view::all(places, &founders.caller, ANSWER).await {
         witnesses.push(answer?);
     }
     one_cluster(&witnesses)?;

@@ -37,7 +37,7 @@ pub fn printed(view: &View, form: Form) -> Outcome<String> {
 pub async fn of_machines(places: Vec<Place>, caller: &Caller, form: Form) -> Outcome<String> {
     let mut best = None;
     let mut others = Vec::new();
-    for (place, answer) in view::all(places, caller).await {
+    for (place, answer) in view::all(places, caller, view::ANSWER_TIMEOUT).await {
         match answer {
             Ok(witness) if witness.view.said.founded => {
                 best = best.or(Some(witness.view));

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tonic::Code;
 
 /// How long one of several machines may take to answer before it is left out.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One member, as the answering pillar sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +148,7 @@ impl Witness {
         }
         places.sort_by_key(|place| Some(place.name.as_str()) == not);
         let mut why = None;
-        for (_, answer) in all(places, caller).await {
+        for (_, answer) in all(places, caller, ANSWER_TIMEOUT).await {
             match answer.and_then(Witness::founded) {
                 Ok(witness) => return Ok(witness),
                 // That one belongs to no cluster says more than that another one is slow.
@@ -173,14 +173,14 @@ pub fn no_cluster(name: &str) -> Failure {
 }
 
 /// Asks all places at once; the answers come in the order of the places.
-pub async fn all(places: Vec<Place>, caller: &Caller) -> Vec<(Place, Outcome<Witness>)> {
+pub async fn all(places: Vec<Place>, caller: &Caller, patience: Duration) -> Vec<(Place, Outcome<Witness>)> {
     let tasks: Vec<_> = places
         .into_iter()
         .map(|place| {
             let (caller, asked) = (caller.clone(), place.clone());
             let task = tokio::spawn(async move {
-                timeout(ANSWER_TIMEOUT, Witness::at(asked.clone(), &caller)).await.unwrap_or_else(|_| {
-                    let limit = ANSWER_TIMEOUT.as_secs();
+                timeout(patience, Witness::at(asked.clone(), &caller)).await.unwrap_or_else(|_| {
+                    let limit = patience.as_secs();
                     Err(session::unreachable(&asked, &format!("it did not answer within {limit} s")))
                 })
             });

@@ -3,7 +3,7 @@
 
 mod fake;
 
-use fake::{Mind, Operators, Serves, chain, now, proposal, row, start};
+use fake::{Mind, Operators, Serves, chain, chain_called, now, proposal, row, start};
 use pillar_model::Action;
 use pillar_wire::proto;
 use serde_json::{Value, json};
@@ -301,6 +301,43 @@ fn a_machine_is_admitted_by_the_second_operator() {
         &["called at    10.77.0.5:7444", "in force as entry 5"],
     );
     desk.says(&format!("admit p5 {second}"), 0, &["p5 is a member already"]);
+}
+
+#[test]
+fn an_interrupted_founding_is_taken_up_and_nobody_else_is_let_in() {
+    let desk = Desk::new();
+    let mut first = desk.member();
+    first.peers = vec![peer("p1", "up"), peer("p2", "up"), peer("p3", "up")];
+    let envelopes = first.envelopes.clone();
+    let p1 = serve(first);
+    let bare = |number: u8| Mind { ek: row(number).ek_public.0, ..Mind::of(&desk.operators, Vec::new()) };
+    let (p2, mind) = start(bare(2), Serves::Everybody);
+    // Its name is a member's, its TPM is not.
+    let (p3, impostor) = start(bare(9), Serves::Everybody);
+    let (p5, stranger) = start(bare(5), Serves::Everybody);
+    let line = format!("found p1={p1} p2={p2} p3={p3} p5={p5}");
+    desk.says(
+        &line,
+        0,
+        &[
+            "p2 of lab: given the entries that they lacked",
+            "p3 has another TPM than the member of that name; `pillar readmit p3`",
+            "p5 does not belong to lab; `pillar enroll p5`",
+        ],
+    );
+    assert_eq!(mind.lock().expect("whole").envelopes.len(), envelopes.len());
+    for outside in [&impostor, &stranger] {
+        assert!(outside.lock().expect("whole").envelopes.is_empty());
+    }
+    // A second run finds nothing to do.
+    desk.says(&line, 0, &["the cluster lab is there, and its entries are with every member that runs"]);
+    // A script hears of those outside alone.
+    let text = desk.says(&format!("found p1={p1} p2={p2} --if-several"), 0, &[]);
+    assert_eq!(text, "");
+    // Two clusters are not made one.
+    let other = Operators::write(&desk.dir.path().join("theirs"), &["operator-1", "operator-2"]);
+    let theirs = serve(Mind::of(&other, chain_called("other", &other, now())));
+    desk.says(&format!("found p1={p1} p2={theirs}"), 9, &["p1 belongs to the cluster lab, and p2 to other"]);
 }
 
 // attack: B7

@@ -36,7 +36,7 @@ pub struct Found {
     /// Where a machine is called by the others [default: from its measured settings]
     #[arg(long, value_name = "NAME=HOST:PORT")]
     pub peer: Vec<String>,
-    /// Do nothing, and say so, unless two machines or more run: for scripts
+    /// Print nothing when there is nothing to do: for scripts
     #[arg(long)]
     pub if_several: bool,
     #[command(flatten)]

@@ -112,9 +112,14 @@ fn release() -> ReleasePredicate {
 
 /// The entries of a cluster of p1 to p3, made at that time, by a constitution that then lives for a year.
 pub fn chain(operators: &Operators, made_unix_s: u64) -> Vec<Envelope> {
+    chain_called("lab", operators, made_unix_s)
+}
+
+/// The same under another name.
+pub fn chain_called(cluster: &str, operators: &Operators, made_unix_s: u64) -> Vec<Envelope> {
     let constitution = Constitution {
         version: 1,
-        cluster: "lab".to_owned(),
+        cluster: cluster.to_owned(),
         operators: operators.entries.clone(),
         threshold: 2,
         ek_roots: vec![Digest(vec![1; 100])],
@@ -154,12 +159,15 @@ pub struct Mind {
     pub peers: Vec<proto::Peer>,
     /// What it finds when it is told to attest.
     pub attested: proto::Peer,
+    /// The EK that it shows.
+    pub ek: Vec<u8>,
     /// `date` of its replies, when it is not the true one.
     pub date: Option<&'static str>,
-    keys: Vec<pillar_model::OperatorKey>,
+    pub keys: Vec<pillar_model::OperatorKey>,
 }
 
 impl Mind {
+    /// A pillar that has these entries, perhaps none.
     pub fn of(operators: &Operators, envelopes: Vec<Envelope>) -> Self {
         Self { envelopes, keys: operators.keys(), ..Self::default() }
     }
@@ -284,7 +292,9 @@ impl Pillar for Fake {
         &self,
         _: Request<proto::IdentityRequest>,
     ) -> Result<Response<proto::IdentityReply>, Status> {
-        no()
+        self.reply(|mind| {
+            Ok(proto::IdentityReply { ek_public: mind.ek.clone(), ..proto::IdentityReply::default() })
+        })
     }
     async fn evidence(
         &self,
