@@ -151,7 +151,9 @@ pub fn state(log: &EventLog<'_>, bank: Bank) -> Result<State, Error> {
             (EventType::VariableDriverConfig, Content::Variable(variable)) if separators == 0 => {
                 variables.push(in_order(&variables, variable, number)?);
             }
-            (EventType::EfiAction, Content::Action(text)) if separators == 0 => remarks.push(text.into_owned()),
+            (EventType::EfiAction, Content::Action(text)) if separators == 0 => {
+                remarks.push(text.into_owned())
+            }
             _ => return Err(unexpected),
         }
     }
@@ -310,7 +312,9 @@ fn signature(kind: [u8; 16], data: &[u8]) -> Signature {
 /// write lengths that do not fit; what cannot be read is no certificate of db.
 fn authority(data: &[u8]) -> Authority {
     let Ok(variable) = content::variable(data) else {
-        return Authority::Other(content::name(data).unwrap_or_else(|| "something that cannot be read".into()));
+        return Authority::Other(
+            content::name(data).unwrap_or_else(|| "something that cannot be read".into()),
+        );
     };
     match variable.data.split_at_checked(16) {
         // DER of a certificate begins with a SEQUENCE of a two-byte length; a bare digest of an image does not.

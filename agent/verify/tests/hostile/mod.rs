@@ -18,8 +18,11 @@ pub struct Case {
     chain: bool,
 }
 
-/// The cases, by name.
-pub const CASES: &[(&str, fn() -> Case)] = &[
+/// A case, by name.
+type Named = (&'static str, fn() -> Case);
+
+/// The cases.
+pub const CASES: &[Named] = &[
     ("a log of as many events as may be", || tables(0)),
     ("a log as large as may be, of as many events", || tables(LOG_MAX_BYTES / EVENTS_MAX - 160)),
     ("as many of the smallest events as may be", smallest),
