@@ -152,7 +152,7 @@ pub fn state(log: &EventLog<'_>, bank: Bank) -> Result<State, Error> {
                 variables.push(in_order(&variables, variable, number)?);
             }
             (EventType::EfiAction, Content::Action(text)) if separators == 0 => {
-                remarks.push(text.into_owned())
+                remarks.push(text.into_owned());
             }
             _ => return Err(unexpected),
         }

@@ -95,7 +95,7 @@ fn a_missing_or_second_separator_is_named() {
         |log| review(log, Bank::Sha256, &firmware_pcrs(), ExitBootServices::Required).unwrap_err().fault;
     assert_eq!(fault(&without), Fault::NoSeparator);
     let mut twice = log.clone();
-    let separator = twice.events.iter().find(|e| in_pcr4(e)).unwrap().clone();
+    let separator = *twice.events.iter().find(|e| in_pcr4(e)).unwrap();
     twice.events.insert(0, separator);
     assert_eq!(fault(&twice), Fault::SecondSeparator);
 }

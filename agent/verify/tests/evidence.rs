@@ -213,7 +213,7 @@ fn a_report_ends_with_the_failed_check() {
 #[test]
 fn every_changed_byte_is_refused() {
     let case = Case::new();
-    let fields: [fn(&mut Evidence) -> &mut Vec<u8>; 8] = [
+    let fields: [fn(&mut Evidence) -> &mut Vec<u8>; 9] = [
         |e| &mut e.attest,
         |e| &mut e.signature,
         |e| &mut e.ak_public,
@@ -222,6 +222,7 @@ fn every_changed_byte_is_refused() {
         |e| &mut e.activated,
         |e| &mut e.event_log,
         |e| &mut e.cel,
+        |e| &mut e.heartbeat_key,
     ];
     let mut evidence = case.evidence.clone();
     for (number, field) in fields.iter().enumerate() {
