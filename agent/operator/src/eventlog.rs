@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+const STANDARD_INPUT: &str = "-";
 const HINT: &str =
     "the kernel shows the log as it is in /sys/kernel/security/tpm0/binary_bios_measurements; copy it whole";
 
@@ -15,7 +16,7 @@ const HINT: &str =
 pub fn run(path: &Path, form: Form) -> Outcome<String> {
     let bytes = read(path)?;
     let log = EventLog::parse(&bytes).map_err(|error| {
-        Failure::because(format!("{} is not a well-formed event log", path.display()), &error)
+        Failure::because(format!("{} is not a well-formed event log", name(path)), &error)
             .kind(Kind::Refused)
             .hint(HINT)
     })?;
@@ -28,10 +29,14 @@ pub fn run(path: &Path, form: Form) -> Outcome<String> {
     }
 }
 
+fn name(path: &Path) -> String {
+    if path == Path::new(STANDARD_INPUT) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// A file's bytes, or standard input's for `-`; one byte over the limit is enough to see that it is over.
 fn read(path: &Path) -> Outcome<Vec<u8>> {
-    let cannot = |error| Failure::because(format!("cannot read {}", path.display()), &error);
-    let source: Box<dyn Read> = if path == Path::new("-") {
+    let cannot = |error| Failure::because(format!("cannot read {}", name(path)), &error);
+    let source: Box<dyn Read> = if path == Path::new(STANDARD_INPUT) {
         Box::new(io::stdin().lock())
     } else {
         Box::new(File::open(path).map_err(cannot)?)
