@@ -7,6 +7,9 @@ mod machine;
 
 use boot::{binding, pcr};
 use machine::{Machine, public, sized, with_event};
+use pillar_layout::pcr::QUOTED;
+use pillar_layout::phase;
+use pillar_measure::cel::CelLog;
 use pillar_measure::hash::hash;
 use pillar_measure::secure_boot::{Signature, signatures};
 use pillar_measure::tcg::{Event, EventLog};
@@ -139,12 +142,60 @@ fn a_member_is_verified_without_certificate_and_activation() {
     assert!(!format!("{verified:?}").contains("[0, 0, 0"));
 }
 
+/// The other strong bank, under an AK that signs with SHA-256 as before.
+// attack: A5
+#[test]
+fn the_sha384_bank_is_verified_where_the_policy_says_so() {
+    let bank = Bank::Sha384;
+    let peer = Peer::new();
+    // Init extends every bank that the TPM has.
+    let mut cel = String::new();
+    for record in boot::own_log(&phase::ALL, &[]).lines() {
+        let mut record: serde_json::Value =
+            serde_json::from_str(record.trim_start_matches('\u{1e}')).unwrap();
+        let text = record["content"]["string"].as_str().unwrap().to_owned();
+        let digest = hash(bank, &[text.as_bytes()]).to_string();
+        let more = serde_json::json!({ "hashAlg": "sha384", "digest": digest });
+        record["digests"].as_array_mut().unwrap().push(more);
+        cel += &format!("\u{1e}{record}\n");
+    }
+    let peer = peer.again(|m| m.cel = cel.into_bytes());
+    let mut pcrs = EventLog::parse(&boot::EVENT_LOG).unwrap().replay(bank).unwrap();
+    let mut release = boot::release();
+    let mut prediction = release.pcrs[&Bank::Sha256].clone();
+    let zero = Digest(vec![0; 48]);
+    prediction.fixed = [4, 9].map(|i| (pcr(i), pcrs[&pcr(i)].clone())).into();
+    let mut uki = pcrs[&pcr(11)].clone();
+    for name in phase::ALL {
+        pillar_measure::hash::extend(bank, &mut uki, &hash(bank, &[name.as_bytes()]));
+        prediction.uki_after_phase.insert(name.to_owned(), uki.clone());
+    }
+    release.pcrs.insert(bank, prediction);
+    assert!(CelLog::parse(&peer.machine.cel).unwrap().replay_onto(bank, &mut pcrs));
+    let values: Vec<Digest> =
+        QUOTED.iter().map(|i| pcrs.get(&pcr(*i)).cloned().unwrap_or_else(|| zero.clone())).collect();
+    let quoted: Vec<&[u8]> = values.iter().map(|v| v.0.as_slice()).collect();
+    let body = [evidence_selection(bank), sized(&hash(Bank::Sha256, &quoted).0)].concat();
+    let peer = peer.shown(|machine, nonce| machine.attest(tpm::ST_QUOTE, nonce, &body));
+    let under = |bank| {
+        let releases = [&release];
+        let judge = |p: Policy<'_>| {
+            let firmware = Firmware::Learn;
+            peer.judge(&Policy { bank, releases: &releases, firmware, ..p })
+        };
+        peer.under(judge)
+    };
+    let verified = under(bank).unwrap();
+    assert_eq!((verified.bank(), &verified.firmware().pcrs[&pcr(0)]), (bank, &pcrs[&pcr(0)]));
+    assert_eq!(under(Bank::Sha256).unwrap_err().check, Check::Selection);
+}
+
 // attack: A1
 #[test]
 fn a_quote_of_other_pcrs_is_refused() {
     let own = evidence_selection(Bank::Sha256);
     let relabelled = || {
-        let mut pcrs = pillar_layout::pcr::QUOTED;
+        let mut pcrs = QUOTED;
         pcrs[pcrs.len() - 1] = 16;
         tpm::selection(Bank::Sha256, &pcrs)
     };
@@ -154,10 +205,10 @@ fn a_quote_of_other_pcrs_is_refused() {
         relabelled(),
         banks(&[&own[4..], &own[4..]]),
         banks(&[&own[4..], &tpm::selection(Bank::Sha1, &[0])[4..]]),
-        tpm::selection(Bank::Sha256, &pillar_layout::pcr::QUOTED[1..]),
+        tpm::selection(Bank::Sha256, &QUOTED[1..]),
         tpm::selection(Bank::Sha256, &[]),
-        tpm::selection(Bank::Sha1, &pillar_layout::pcr::QUOTED),
-        tpm::selection(Bank::Sha384, &pillar_layout::pcr::QUOTED),
+        tpm::selection(Bank::Sha1, &QUOTED),
+        tpm::selection(Bank::Sha384, &QUOTED),
         banks(&[]),
         four_bytes,
     ] {

@@ -615,3 +615,65 @@ fn weak_banks_and_wrong_sizes_are_refused() {
         case.refused(Check::Sizes, "bytes; 1 to");
     }
 }
+
+/// An RSA key whose modulus leaves, divided by each of the small primes, what a power of 65537 leaves: here 65537 itself.
+struct Roca([u8; 256]);
+
+impl Roca {
+    fn new() -> Self {
+        // The product of the primes up to 167, doubled until it has 2048 bits; then 65537 more.
+        let mut modulus = [0u8; 256];
+        modulus[255] = 1;
+        let times = |number: &mut [u8; 256], factor: u32| {
+            let mut carry = 0;
+            for digit in number.iter_mut().rev() {
+                carry += u32::from(*digit) * factor;
+                *digit = carry as u8;
+                carry >>= 8;
+            }
+        };
+        for prime in (2..=167u32).filter(|n| (2..*n).all(|d| n % d != 0)) {
+            times(&mut modulus, prime);
+        }
+        while modulus[0] < 0x80 {
+            times(&mut modulus, 2);
+        }
+        // The product is even, so nothing is carried.
+        modulus[255] |= 1;
+        modulus[253] += 1;
+        Self(modulus)
+    }
+
+    /// `TPMT_PUBLIC` by template L-1.
+    fn public(&self) -> Vec<u8> {
+        let policy = hex::decode("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa").unwrap();
+        let head = [0, 1, 0, 0x0B, 0, 3, 0, 0xB2, 0, 32];
+        let parameters = [0, 6, 0, 128, 0, 0x43, 0, 0x10, 8, 0, 0, 0, 0, 0, 1, 0];
+        [&head[..], &policy, &parameters, &self.0].concat()
+    }
+}
+
+impl PublicKeyData for Roca {
+    fn der_bytes(&self) -> &[u8] {
+        let numbers = [&[0x02, 0x82, 1, 1, 0][..], &self.0, &[2, 3, 1, 0, 1]].concat();
+        [&[0x30, 0x82, 1, 10][..], &numbers].concat().leak()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+// attack: B8
+#[test]
+fn keys_that_can_be_computed_are_refused() {
+    let mut case = Case::new();
+    let weak = Roca::new();
+    case.evidence.ek_public = weak.public();
+    let mut params = named("ek");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(EK_PURPOSE.to_vec())];
+    params.custom_extensions = vec![tpm_name(&[1, 2, 3], false)];
+    case.evidence.ek_certificate =
+        params.signed_by(&weak, &case.authority.intermediate).unwrap().der().to_vec();
+    case.refused(Check::EkCertificate, "ROCA");
+}

@@ -11,8 +11,8 @@ use pillar_measure::tcg::EventLog;
 use pillar_model::{Bank, Evidence};
 use pillar_tools::Tools;
 use pillar_verify::{
-    EkTrust, ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verdict, ak_name, judge,
-    make_credential, qualifying_data,
+    EkTrust, ExitBootServices, Firmware, Policy, SameTpm, StateVolume, Verdict, ak_name, check_quote, judge,
+    make_credential, qualifying_data, tpm::selection,
 };
 use ring::rand::SystemRandom;
 use std::fmt::Write as _;
@@ -252,4 +252,48 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
     let without = Policy { ek: chain, ..policy.clone() };
     let refused = judge(&evidence, &boot::binding(), &without).1.unwrap_err();
     assert!(refused.reason.contains("does not lead to a trusted root"), "{refused}");
+}
+
+// attack: A7
+#[test]
+fn quotes_by_each_kind_of_key_are_verified_and_by_no_other_scheme() {
+    let Some(tpm) = Swtpm::start() else { return };
+    let wanted = selection(Bank::Sha256, &[0, 7]);
+    let nonce = [0x5a; 32];
+    let mut quotes = Vec::new();
+    for kind in [
+        "ecc256:ecdsa-sha256",
+        "ecc384:ecdsa-sha384",
+        "rsa2048:rsassa-sha256",
+        "rsa2048:rsapss-sha256",
+        "rsa3072:rsapss-sha384",
+    ] {
+        let (scheme, digest) = kind.split_once(':').unwrap().1.split_once('-').unwrap();
+        tpm.script(&format!(
+            "tpm2_createprimary -Q -C e -G {kind}:null -g sha256 -c ak.ctx \
+             -a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign' || exit 0
+             tpm2_flushcontext -Q -t
+             tpm2_readpublic -Q -c ak.ctx -f tss -o ak.pub
+             tpm2_flushcontext -Q -t
+             tpm2_quote -Q -c ak.ctx -l sha256:0,7 --scheme {} -g {} -q {} -m attest -s signature -f tss
+             tpm2_flushcontext -Q -t",
+            scheme,
+            digest,
+            hex::encode(nonce)
+        ));
+        // Not every TPM has every size.
+        if !tpm.at().join("attest").exists() {
+            eprintln!("skipped: {kind}");
+            continue;
+        }
+        quotes.push((kind, tpm.public("ak.pub"), tpm.read("attest"), tpm.read("signature")));
+        std::fs::remove_file(tpm.at().join("attest")).unwrap();
+    }
+    assert!(quotes.len() >= 4);
+    for (kind, key, attest, signature) in &quotes {
+        assert!(check_quote(attest, signature, key, &nonce, &wanted).is_ok(), "{kind}");
+        for (other, foreign, ..) in quotes.iter().filter(|(other, ..)| other != kind) {
+            assert!(check_quote(attest, signature, foreign, &nonce, &wanted).is_err(), "{kind} by {other}");
+        }
+    }
 }
