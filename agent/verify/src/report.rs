@@ -158,6 +158,9 @@ pub struct Rejection {
     pub hint: &'static str,
 }
 
+/// What a check found, and the words for it.
+pub(crate) type Found<T> = Result<(T, String), Fault>;
+
 /// What a single check says when it fails.
 pub(crate) struct Fault {
     pub(crate) pcr: Option<PcrIndex>,
