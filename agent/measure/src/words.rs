@@ -15,11 +15,13 @@ pub fn words(event: &Event<'_>) -> String {
         | EventType::VariableBoot
         | EventType::VariableBoot2
         | EventType::VariableAuthority => match content(event) {
-            Ok(Content::Variable(variable)) => format!("{kind} {}", plain(&variable.name)),
+            Ok(Content::Variable(variable)) => {
+                format!("{kind} {}", plain(&variable.name)).trim_end().to_owned()
+            }
             _ => kind.to_owned(),
         },
         EventType::Action | EventType::EfiAction => match content(event) {
-            Ok(Content::Action(text)) => format!("{kind} \"{}\"", plain(&text)),
+            Ok(Content::Action(text)) => with_text(kind, &text),
             _ => kind.to_owned(),
         },
         EventType::Ipl => with_text(kind, &loader_text(event.data)),
@@ -89,15 +91,30 @@ fn description(data: &[u8]) -> String {
     text.map(loader_text).unwrap_or_default()
 }
 
-/// Text that can be printed anywhere: no control characters, not long.
+/// Text that can be printed anywhere: no control characters and none that steer how others are shown, not long.
 fn plain(text: &str) -> String {
     let shown: String = text
         .trim_end_matches('\0')
         .chars()
         .take(TEXT_MAX_CHARS)
-        .map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '.' } else { c })
+        .map(|c| if c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ' { c } else { '.' })
         .collect();
     // Binary data that was not meant to be text.
     let dots = shown.chars().filter(|c| *c == '.').count();
     if dots * 4 > shown.len() { String::new() } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_log_says_is_shown_without_what_could_harm() {
+        assert_eq!(plain("BootOrder\0"), "BootOrder");
+        assert_eq!(plain("grub_cmd: linux /vmlinuz-6.1 root=UUID"), "grub_cmd: linux /vmlinuz-6.1 root=UUID");
+        assert_eq!(plain("Grün und\u{202e}rot, lang genug"), "Grün und.rot, lang genug");
+        assert_eq!(plain("\u{1b}[2J\u{7}\r\n\u{fffd}"), "");
+        assert_eq!(plain(&"x".repeat(500)).len(), TEXT_MAX_CHARS);
+        assert_eq!(with_text("action", "\u{0}\u{1}\u{2}"), "action");
+    }
 }
