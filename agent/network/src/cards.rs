@@ -4,7 +4,7 @@ use crate::client::{Effect, Event, Lease, Now, State, To};
 use crate::dhcp::{Asker, CLIENT_PORT, Ignored, Reply, Request, SERVER_PORT};
 use crate::names::Names;
 use crate::options::{Dhcp, Options};
-use crate::{chain, frame, now};
+use crate::{chain, frame, now, say};
 use pillar_model::{Host, PillarId};
 use pillar_os::{Card, Gateway, LinkNews, PacketSocket, RouteError, Router};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -101,7 +101,7 @@ impl Cards {
 
     fn take_in(&mut self, card: Card, place: usize) {
         if let Err(error) = self.router.up(card.interface) {
-            println!("{}: {}", card.name, chain(&error));
+            say::warning(format_args!("{}: {}", card.name, chain(&error)));
         }
         let metric = METRIC + u32::try_from(place).unwrap_or(0);
         self.clients.push(Client::new(card, metric));
@@ -178,7 +178,10 @@ impl Cards {
                 self.tell();
             }
             Effect::Refused(why) => {
-                println!("{}: the DHCP server's offer came to nothing: {why}", client.card.name);
+                say::warning(format_args!(
+                    "{}: the DHCP server's offer came to nothing: {why}",
+                    client.card.name
+                ));
             }
         }
     }
@@ -270,7 +273,7 @@ impl Client {
             _ => return,
         };
         self.ears = opened.unwrap_or_else(|error| {
-            println!("{}: cannot listen for DHCP servers: {error}", self.card.name);
+            say::warning(format_args!("{}: cannot listen for DHCP servers: {error}", self.card.name));
             Ears::None
         });
     }
@@ -334,7 +337,7 @@ impl Client {
 
     fn complain(&mut self, at: Duration, why: &str) {
         if self.complained.is_none_or(|last| at.saturating_sub(last) >= COMPLAINTS_EVERY) {
-            println!("{}: {why}", self.card.name);
+            say::warning(format_args!("{}: {why}", self.card.name));
             self.complained = Some(at);
         }
     }
@@ -364,23 +367,23 @@ impl Client {
             new.map_or(Ok(()), |gateway| router.set_gateway(&gateway))
         };
         if let Err(error) = set() {
-            println!("{}: {}", self.card.name, chain(&error));
+            say::warning(format_args!("{}: {}", self.card.name, chain(&error)));
         }
         // Renewals that change nothing are not worth a record.
         if self.lease.as_ref().map(|old| (old.terms.address, old.terms.gateway))
             != Some((terms.address, terms.gateway))
         {
             let seconds = terms.lease.as_secs();
-            println!(
+            say::notice(format_args!(
                 "{}: {}/{} from {} for {seconds} s",
                 self.card.name, terms.address, terms.prefix, terms.server
-            );
+            ));
         }
         self.lease = Some(lease);
     }
 
     fn give_up(&mut self, lease: &Lease, why: &str, router: &mut Router) {
-        println!("{}: {} is not ours any more: {why}", self.card.name, lease.terms.address);
+        say::warning(format_args!("{}: {} is not ours any more: {why}", self.card.name, lease.terms.address));
         if let Some(gateway) = self.gateway(lease) {
             let _ = router.remove_gateway(&gateway);
         }

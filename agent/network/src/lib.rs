@@ -12,6 +12,7 @@ pub mod frame;
 pub mod names;
 pub mod ntp;
 pub mod options;
+pub mod say;
 pub mod time;
 
 use client::Now;

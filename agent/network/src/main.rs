@@ -4,7 +4,7 @@
 use pillar_network::cards::{Cards, CardsError};
 use pillar_network::names::Names;
 use pillar_network::options::Options;
-use pillar_network::time;
+use pillar_network::{say, time};
 use pillar_os::Card;
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(error) => {
-            println!("{error}");
+            say::warning(&error);
             return ExitCode::from(2);
         }
     };
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(never) => match never {},
         Err(error) => {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-            println!("{error}{cause}");
+            say::warning(format_args!("{error}{cause}"));
             ExitCode::FAILURE
         }
     }

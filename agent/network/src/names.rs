@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use crate::dhcp::NAME_SERVERS;
+use crate::say;
 
 /// A server that does not answer holds nobody up for long.
 const OPTIONS: &str = "options timeout:2 attempts:2\n";
@@ -40,7 +41,9 @@ impl Names {
         }
         match self.replace(&text) {
             Ok(()) => self.written = Some(text),
-            Err(error) => println!("cannot write {}: {error}", self.path.display()),
+            Err(error) => {
+                say::warning(format_args!("cannot write {}: {error}", self.path.display()));
+            }
         }
     }
 

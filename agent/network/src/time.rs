@@ -2,7 +2,7 @@
 //! while, and leases do not wait.
 
 use crate::ntp::{self, Action, Discipline, PACKET_BYTES, Refusal, Sample};
-use crate::{chain, random};
+use crate::{chain, random, say};
 use pillar_model::Host;
 use std::collections::HashSet;
 use std::io;
@@ -137,7 +137,7 @@ impl Rounds {
                     (0, false) => failures.join("; "),
                     (several, _) => format!("{several} answers do not agree"),
                 };
-                self.say(format!("no time from the time servers: {why}"));
+                self.say(say::warning, format!("no time from the time servers: {why}"));
                 self.wait = (self.wait * 2).min(WAITS.1);
             }
         }
@@ -151,26 +151,26 @@ impl Rounds {
             Action::Step => pillar_os::step_clock(offset),
         };
         if let Err(error) = done {
-            self.say(format!("cannot set the clock: {error}"));
+            self.say(say::warning, format!("cannot set the clock: {error}"));
             self.wait = WAITS.1;
             return;
         }
         let ms = offset / 1_000_000;
         if action == Action::Step {
-            println!("clock set by {ms} ms, as {servers} time servers say");
+            say::notice(format_args!("clock set by {ms} ms, as {servers} time servers say"));
             self.wait = WAITS.0;
         } else if offset.unsigned_abs() > ntp::JUMP.as_nanos() as u64 {
-            println!("the clock seems to be {ms} ms behind: asking again");
+            say::warning(format_args!("the clock seems to be {ms} ms behind: asking again"));
             self.wait = WAITS.0;
         } else {
-            self.say("the clock agrees with the time servers".to_owned());
+            self.say(say::notice, "the clock agrees with the time servers".to_owned());
             self.wait = (self.wait * 2).clamp(WAITS.0, WAITS.1);
         }
     }
 
-    fn say(&mut self, what: String) {
+    fn say(&mut self, say: fn(String), what: String) {
         if what != self.said {
-            println!("{what}");
+            say(what.clone());
             self.said = what;
         }
     }
