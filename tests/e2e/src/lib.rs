@@ -2,6 +2,7 @@
 //! `tests/`; the demo of the README is `bin/demo.rs`.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod damage;
 pub mod guest;
 pub mod machine;
