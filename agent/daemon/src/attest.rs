@@ -5,14 +5,15 @@ use crate::metrics::Metrics;
 use crate::places::{self, Places};
 use pillar_layout::pcr;
 use pillar_model::{Bank, Binding, Evidence, PcrIndex};
-use pillar_tpm::{Clock, Identity, Tpm};
+use pillar_tpm::{Clock, ClockReader, Identity, Tpm};
 use pillar_verify::qualifying_data;
 use pillar_wire::Challenge;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 /// Requests that may wait: some operators', and two for each peer that comes at the same moment.
@@ -54,25 +55,27 @@ enum Request {
     Evidence(Box<Challenge>, Box<Binding>, Reply<Evidence>),
     PeerEvidence(Box<Binding>, Vec<u8>, Reply<Evidence>),
     Sign([u8; 32], Reply<Vec<u8>>),
-    Clock(Reply<Clock>),
 }
 
 /// The way to the thread.
 #[derive(Debug, Clone)]
 pub struct Attester {
     requests: mpsc::Sender<Request>,
+    tcti: Arc<str>,
+    clock: Arc<Mutex<Option<ClockReader>>>,
 }
 
 impl Attester {
     /// Starts the thread. The TPM is opened with the first request.
     pub fn start(tcti: String, places: Arc<Places>, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (requests, queue) = mpsc::channel(QUEUE);
+        let attester = Self { requests, tcti: tcti.as_str().into(), clock: Arc::default() };
         let worker = Worker { tcti, places, metrics, tpm: None };
         thread::Builder::new()
             .name("tpm".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || worker.run(queue))?;
-        Ok(Self { requests })
+        Ok(attester)
     }
 
     /// EK, its certificate and AK.
@@ -90,16 +93,33 @@ impl Attester {
         self.ask(|reply| Request::PeerEvidence(Box::new(binding), heartbeat_key, reply)).await
     }
 
-    /// The TPM's clock and counters.
+    /// The TPM's clock and counters: over a connection of its own, so that it waits for one command at most and not for
+    /// quotes or for keys that are made.
     pub async fn clock(&self) -> Result<Clock, Error> {
-        self.ask(Request::Clock).await
+        let (tcti, reader) = (self.tcti.clone(), Arc::clone(&self.clock));
+        let read = spawn_blocking(move || {
+            let mut kept = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reader = match kept.take() {
+                Some(reader) => reader,
+                None => ClockReader::open(&tcti)?,
+            };
+            let clock = reader.read()?;
+            *kept = Some(reader);
+            Ok(clock)
+        });
+        match timeout(PATIENCE, read).await {
+            Err(_) => Err(Error::TimedOut),
+            Ok(Err(_)) => Err(Error::Stopping),
+            Ok(Ok(clock)) => clock,
+        }
     }
 
     /// A signature by the TLS key over this SHA-256, as DER. Blocks: not for the event loop's thread.
     pub fn sign_blocking(&self, digest: [u8; 32]) -> Result<Vec<u8>, Error> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Sign(digest, reply))?;
-        // The thread answers each request or ends; the TPM library has time-outs of its own.
+        // The thread answers each request or ends. Who waits here for a TPM that hangs is one of few threads, and the
+        // handshake that it belongs to is given up in time.
         answer.blocking_recv().map_err(|_| Error::Stopping)?
     }
 
@@ -150,14 +170,10 @@ impl Worker {
                 Request::Sign(digest, reply) if !reply.is_closed() => {
                     let _ = reply.send(self.with_tpm(|tpm, _| Ok(tpm.sign_tls(&digest)?)));
                 }
-                Request::Clock(reply) if !reply.is_closed() => {
-                    let _ = reply.send(self.with_tpm(|tpm, _| Ok(tpm.clock()?)));
-                }
                 Request::Identity(_)
                 | Request::Evidence(..)
                 | Request::PeerEvidence(..)
-                | Request::Sign(..)
-                | Request::Clock(_) => {}
+                | Request::Sign(..) => {}
             }
         }
     }

@@ -1,25 +1,35 @@
 //! The chain of approved entries on this pillar: kept on the state volume, given to whoever asks, extended by what the
 //! operators approved. What an entry may do, and whether enough operators signed it, `pillar_quorum` decides; here are
-//! the files and the lock.
+//! the files and the locks.
 //!
-//! **Invariant:** an entry is on the disk, whole and synced, before anything acts on it.
+//! **Invariants:** an entry is on the disk, whole and synced, before anything acts on it. It is kept with the signatures
+//! that count and no others, so that nobody can make it larger than it is read back. Whoever only looks waits neither
+//! for signatures nor for the disk.
 
 use crate::places::Places;
 use cap_std::fs::{Dir, OpenOptions};
 use pillar_model::OperatorKey;
 use pillar_quorum::limits::ENVELOPE_MAX_BYTES;
 use pillar_quorum::{Cluster, Envelope, EnvelopeError, Refusal, Tally};
+use pillar_wire::limit::REPLY_BYTES;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+use tracing::warn;
+
+#[cfg(test)]
+mod tests;
 
 /// Entries that one chain may have: a decision a day for 40 years.
 const ENTRIES_MAX: usize = 16 * 1024;
-/// Proposals that wait for signatures; the oldest goes first.
+/// Proposals that wait for signatures.
 const PENDING_MAX: usize = 16;
 /// Entries in one answer, in bytes; a caller asks again for the rest.
 pub const ANSWER_BYTES: usize = 768 * 1024;
+/// Proposals beside them: what is left of an answer, and a little less.
+const PENDING_ANSWER_BYTES: usize = REPLY_BYTES - ANSWER_BYTES - 16 * 1024;
 /// An entry before it has its name.
 const UNFINISHED: &str = "new";
 
@@ -68,6 +78,9 @@ pub struct Submitted {
 pub struct Chain {
     operators: Vec<OperatorKey>,
     place: Result<Dir, String>,
+    /// Held by the one who judges and writes.
+    writing: Mutex<()>,
+    /// Held for moments.
     kept: Mutex<Kept>,
     changed: watch::Sender<u64>,
 }
@@ -77,13 +90,20 @@ struct Kept {
     cluster: Option<Arc<Cluster>>,
     envelopes: Vec<Envelope>,
     /// In the order in which they came.
-    pending: BTreeMap<u64, Envelope>,
+    pending: BTreeMap<u64, Pending>,
     proposals: u64,
-    trouble: Option<String>,
+}
+
+/// A proposal that waits for signatures.
+#[derive(Debug, Clone)]
+struct Pending {
+    envelope: Envelope,
+    signed_by: Vec<String>,
 }
 
 impl Chain {
-    /// Reads what is kept. A chain that is damaged is left alone and not used; the reason is [`Self::trouble`].
+    /// Reads what is kept: up to the first entry that is damaged, which is put aside. The rest comes again from peers or
+    /// operators, as if this pillar had been off since then.
     pub fn open(places: &Places, operators: Vec<OperatorKey>) -> Self {
         let place = places.entries().map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
@@ -93,18 +113,19 @@ impl Chain {
             }
         });
         let mut kept = Kept::default();
-        match &place {
-            Ok(dir) => match load(dir, &operators) {
-                Ok((cluster, envelopes)) => (kept.cluster, kept.envelopes) = (cluster, envelopes),
-                Err(reason) => kept.trouble = Some(format!("the stored entries are damaged: {reason}")),
-            },
-            Err(reason) => kept.trouble = Some(reason.clone()),
+        if let Ok(dir) = &place {
+            (kept.cluster, kept.envelopes) = load(dir, &operators);
         }
-        Self { operators, place, kept: Mutex::new(kept), changed: watch::channel(0).0 }
+        let (writing, kept) = (Mutex::default(), Mutex::new(kept));
+        Self { operators, place, writing, kept, changed: watch::channel(0).0 }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cluster, when this pillar knows one.
@@ -114,7 +135,7 @@ impl Chain {
 
     /// Why this pillar has no part in a cluster, when something is wrong.
     pub fn trouble(&self) -> Option<String> {
-        self.kept().trouble.clone()
+        self.place.as_ref().err().cloned()
     }
 
     /// Ticks whenever the chain has grown.
@@ -125,111 +146,166 @@ impl Chain {
     /// Entries from this serial on, as many as fit in [`ANSWER_BYTES`].
     pub fn entries(&self, from: u64) -> Vec<Vec<u8>> {
         let kept = self.kept();
-        let mut left = ANSWER_BYTES;
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         let rest = kept.envelopes.get(from..).unwrap_or_default();
-        rest.iter()
-            .map(|envelope| envelope.to_json().into_bytes())
-            .take_while(|text| {
-                left = left.saturating_sub(text.len());
-                left > 0
-            })
-            .collect()
+        fitting(rest.iter(), ANSWER_BYTES)
     }
 
-    /// What waits for signatures.
+    /// What waits for signatures, as much as fits into an answer. Of each group of operators who signed the same, the
+    /// newest proposal comes first, so that one operator alone cannot crowd out the others'.
     pub fn pending(&self) -> Vec<Vec<u8>> {
-        self.kept().pending.values().map(|one| one.to_json().into_bytes()).collect()
+        let kept = self.kept();
+        let mut ranked: Vec<(usize, &Envelope)> = kept
+            .pending
+            .iter()
+            .map(|(id, one)| {
+                let newer =
+                    kept.pending.range(id + 1..).filter(|(_, other)| other.signed_by == one.signed_by);
+                (newer.count(), &one.envelope)
+            })
+            .collect();
+        ranked.sort_by_key(|(newer, _)| *newer);
+        fitting(ranked.into_iter().map(|(_, envelope)| envelope), PENDING_ANSWER_BYTES)
     }
 
     /// Takes an entry, or signatures for one: part of the chain when there are enough of them, else it waits.
     pub fn submit(&self, text: &[u8], now_unix_s: u64) -> Result<Submitted, Error> {
         let mut envelope = Envelope::parse(text)?;
-        let mut kept = self.kept();
-        let place = self.place(&kept)?;
+        let _writing = self.writing();
+        let place = self.place()?;
         // Handing over what is known already is no mistake: operators give the whole chain to each machine.
-        if let Some(serial) = kept.envelopes.iter().position(|known| known.payload() == envelope.payload()) {
-            let serial = u64::try_from(serial).unwrap_or(u64::MAX);
+        if let Some(serial) = self.kept().serial_of(&envelope) {
             return Ok(Submitted { serial, have: 0, needed: 0, applied: true });
         }
-        let waiting = kept.pending.iter().find(|(_, one)| one.payload() == envelope.payload());
-        let waiting = waiting.map(|(id, one)| (*id, one.clone()));
+        let cluster = self.cluster();
+        // Before it is merged, or strangers' signatures would fill it.
+        envelope = self.counting(cluster.as_deref(), &envelope);
+        let waiting = self.kept().waiting(&envelope);
         if let Some((_, one)) = &waiting {
-            envelope = one.merge(&envelope)?;
+            envelope = self.counting(cluster.as_deref(), &one.merge(&envelope)?);
         }
-        let tally = match &kept.cluster {
+        let tally = match &cluster {
             None => pillar_quorum::founding(&envelope, &self.operators, now_unix_s)?,
             Some(cluster) => cluster.needed(&envelope, now_unix_s)?,
         };
         let (have, needed) = lacking(&tally);
         if tally.enough() {
-            let cluster = match &kept.cluster {
+            let next = match &cluster {
                 None => Cluster::found(&envelope, &self.operators, now_unix_s)?,
                 Some(cluster) => cluster.apply(&envelope, now_unix_s)?,
             };
-            let serial = cluster.serial();
-            self.keep(place, &mut kept, cluster, envelope)?;
+            let serial = next.serial();
+            self.keep(place, next, envelope)?;
             return Ok(Submitted { serial, have, needed, applied: true });
         }
-        let serial = kept.cluster.as_ref().map_or(0, |cluster| cluster.serial() + 1);
-        if let Some(cluster) = &kept.cluster {
-            // Strangers' signatures would only fill it.
-            envelope = cluster.only_counting(&envelope);
-        }
-        let id = waiting.map_or(kept.proposals, |(id, _)| id);
-        kept.proposals += 1;
-        kept.pending.insert(id, envelope);
-        if kept.pending.len() > PENDING_MAX {
-            kept.pending.pop_first();
-        }
+        let serial = cluster.map_or(0, |cluster| cluster.serial() + 1);
+        let pending = Pending { envelope, signed_by: tally.signed_by() };
+        self.kept().propose(waiting.map(|(id, _)| id), pending);
         Ok(Submitted { serial, have, needed, applied: false })
     }
 
-    /// Takes entries that follow ours, from a peer, which proves nothing by having them. How many were new.
-    pub fn take(&self, texts: &[Vec<u8>], now_unix_s: u64) -> Result<usize, Error> {
+    /// Takes entries that follow ours, from a peer, which proves nothing by having them. How many were new. No clock is
+    /// asked: whoever moves ours could keep decisions from us.
+    pub fn take(&self, texts: &[Vec<u8>], _now_unix_s: u64) -> Result<usize, Error> {
         let mut new = 0;
+        let _writing = self.writing();
+        let place = self.place()?;
         for text in texts {
             let envelope = Envelope::parse(text)?;
-            let mut kept = self.kept();
-            let place = self.place(&kept)?;
-            let Some(cluster) = kept.cluster.clone() else { break };
-            if kept.envelopes.iter().any(|known| known.payload() == envelope.payload()) {
+            let Some(cluster) = self.cluster() else { break };
+            if self.kept().serial_of(&envelope).is_some() {
                 continue;
             }
-            let next = cluster.extend(std::slice::from_ref(&envelope), now_unix_s);
-            let next = next.map_err(|(_, refusal)| refusal)?;
-            self.keep(place, &mut kept, next, envelope)?;
+            let next = cluster.extend(std::slice::from_ref(&envelope)).map_err(|(_, refusal)| refusal)?;
+            self.keep(place, next, cluster.only_counting(&envelope))?;
             new += 1;
         }
         Ok(new)
     }
 
-    /// Where entries are kept. Nothing is added to a chain that could not be read.
-    fn place(&self, kept: &Kept) -> Result<&Dir, Error> {
-        if let Some(trouble) = &kept.trouble {
-            return Err(Error::NoPlace(trouble.clone()));
+    /// The envelope with the signatures that count in it.
+    fn counting(&self, cluster: Option<&Cluster>, envelope: &Envelope) -> Envelope {
+        match cluster {
+            None => envelope.only_by(self.operators.iter().copied()),
+            Some(cluster) => cluster.only_counting(envelope),
         }
+    }
+
+    fn place(&self) -> Result<&Dir, Error> {
         self.place.as_ref().map_err(|reason| Error::NoPlace(reason.clone()))
     }
 
     /// To the disk, then into memory.
-    fn keep(&self, place: &Dir, kept: &mut Kept, cluster: Cluster, envelope: Envelope) -> Result<(), Error> {
-        if kept.envelopes.len() >= ENTRIES_MAX {
+    fn keep(&self, place: &Dir, cluster: Cluster, envelope: Envelope) -> Result<(), Error> {
+        if self.kept().envelopes.len() >= ENTRIES_MAX {
             return Err(Error::Full);
         }
-        let serial = cluster.serial();
-        write(place, serial, envelope.to_json().as_bytes()).map_err(|(operation, source)| Error::File {
+        let (serial, text) = (cluster.serial(), envelope.to_json());
+        // It could not be read back.
+        if text.len() > ENVELOPE_MAX_BYTES {
+            return Err(EnvelopeError::TooLarge(text.len()).into());
+        }
+        write(place, serial, text.as_bytes()).map_err(|(operation, source)| Error::File {
             operation,
             serial,
             source,
         })?;
+        let mut kept = self.kept();
         kept.cluster = Some(Arc::new(cluster));
         kept.envelopes.push(envelope);
         // What was proposed as the entry that this one now is cannot follow it.
         kept.pending.clear();
+        drop(kept);
         self.changed.send_replace(serial + 1);
         Ok(())
     }
+}
+
+impl Kept {
+    /// The number of an entry that is known. Its payload says what it is, not who signed it.
+    fn serial_of(&self, envelope: &Envelope) -> Option<u64> {
+        let place = self.envelopes.iter().position(|known| known.payload() == envelope.payload());
+        place.map(|place| u64::try_from(place).unwrap_or(u64::MAX))
+    }
+
+    fn waiting(&self, envelope: &Envelope) -> Option<(u64, Envelope)> {
+        let mut pending = self.pending.iter();
+        let found = pending.find(|(_, one)| one.envelope.payload() == envelope.payload());
+        found.map(|(id, one)| (*id, one.envelope.clone()))
+    }
+
+    /// Keeps a proposal. When there are too many, the oldest of those whom most are signed by goes: an operator who
+    /// proposes without end displaces his own.
+    fn propose(&mut self, known: Option<u64>, proposal: Pending) {
+        let id = known.unwrap_or(self.proposals);
+        self.proposals += 1;
+        self.pending.insert(id, proposal);
+        if self.pending.len() <= PENDING_MAX {
+            return;
+        }
+        let mut groups: BTreeMap<&[String], (usize, u64)> = BTreeMap::new();
+        for (id, one) in self.pending.iter().rev() {
+            let (count, oldest) = groups.entry(&one.signed_by).or_default();
+            (*count, *oldest) = (*count + 1, *id);
+        }
+        let goes = groups.into_values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)));
+        if let Some((_, oldest)) = goes {
+            self.pending.remove(&oldest);
+        }
+    }
+}
+
+/// As many as fit into so many bytes, in this order.
+fn fitting<'a>(envelopes: impl Iterator<Item = &'a Envelope>, bytes: usize) -> Vec<Vec<u8>> {
+    let mut left = bytes;
+    let texts = envelopes.map(|envelope| envelope.to_json().into_bytes());
+    texts
+        .take_while(|text| {
+            let fits = text.len() <= left;
+            left = left.saturating_sub(text.len());
+            fits
+        })
+        .collect()
 }
 
 /// Signatures that there are, and that there must be: of the constitution that lacks most.
@@ -256,25 +332,49 @@ fn write(place: &Dir, serial: u64, text: &[u8]) -> Result<(), (&'static str, io:
 type Loaded = (Option<Arc<Cluster>>, Vec<Envelope>);
 
 /// Everything that is kept, judged again.
-fn load(place: &Dir, operators: &[OperatorKey]) -> Result<Loaded, String> {
-    let mut envelopes = Vec::new();
-    for serial in 0.. {
-        let Some(text) =
-            read(place, &file_name(serial)).map_err(|error| format!("entry {serial}: {error}"))?
-        else {
-            break;
-        };
-        envelopes.push(Envelope::parse(&text).map_err(|error| format!("entry {serial}: {error}"))?);
-        if envelopes.len() > ENTRIES_MAX {
-            return Err(format!("more than {ENTRIES_MAX} entries"));
+fn load(place: &Dir, operators: &[OperatorKey]) -> Loaded {
+    let (mut cluster, mut envelopes) = (None, Vec::new());
+    while envelopes.len() < ENTRIES_MAX {
+        let name = file_name(u64::try_from(envelopes.len()).unwrap_or(u64::MAX));
+        match follow(place, &name, cluster.as_ref(), operators) {
+            Ok(None) => break,
+            Ok(Some((next, envelope))) => {
+                cluster = Some(next);
+                envelopes.push(envelope);
+            }
+            Err(reason) => {
+                put_aside(place, &name, &reason);
+                break;
+            }
         }
     }
-    if envelopes.is_empty() {
-        return Ok((None, envelopes));
+    (cluster.map(Arc::new), envelopes)
+}
+
+/// The entry of that name on top of those before; none when the chain ends here.
+fn follow(
+    place: &Dir,
+    name: &str,
+    cluster: Option<&Cluster>,
+    operators: &[OperatorKey],
+) -> Result<Option<(Cluster, Envelope)>, String> {
+    let Some(text) = read(place, name).map_err(|error| error.to_string())? else { return Ok(None) };
+    let envelope = Envelope::parse(&text).map_err(|error| error.to_string())?;
+    let one = std::slice::from_ref(&envelope);
+    let next = match cluster {
+        None => pillar_quorum::replay(one, operators),
+        Some(cluster) => cluster.extend(one),
+    };
+    let next = next.map_err(|(_, refusal)| refusal.to_string())?;
+    Ok(Some((next, envelope)))
+}
+
+/// Out of the way of the entry that comes in its place, and kept for whoever wants to know what happened.
+fn put_aside(place: &Dir, name: &str, reason: &str) {
+    warn!("the stored entry {name} is damaged, it and what follows must come again from others: {reason}");
+    if let Err(error) = place.rename(name, place, format!("damaged-{name}")) {
+        warn!("cannot put {name} aside: {error}");
     }
-    let cluster = pillar_quorum::replay(&envelopes, operators)
-        .map_err(|(serial, refusal)| format!("entry {serial}: {refusal}"))?;
-    Ok((Some(Arc::new(cluster)), envelopes))
 }
 
 fn read(place: &Dir, name: &str) -> io::Result<Option<Vec<u8>>> {

@@ -109,7 +109,7 @@ impl Beat {
             views: views.collect(),
         };
         drop(table);
-        self.shared.pulse.send_replace(Some(self.shared.key.sign(&body)));
+        self.shared.pulse.send_replace(Some((self.sequence, self.shared.key.sign(&body))));
         Ok(())
     }
 }

@@ -33,8 +33,11 @@ const PAUSE_FIRST: Duration = Duration::from_millis(400);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 /// After refusals: one of the machines must be mended first.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
-/// A peer that answers no heartbeat for so long is called anew: the connection may be dead without knowing it.
-const SILENT: Duration = Duration::from_secs(10);
+/// A peer that answers no heartbeat for so long is called anew: the connection may be dead without knowing it. One in
+/// four is answered.
+const SILENT: Duration = Duration::from_secs(14);
+/// Heartbeats whose answers are waited for.
+const UNANSWERED: usize = 16;
 /// Try again after an attestation that broke off.
 const REATTEST_SOON: Duration = Duration::from_secs(5);
 /// Heartbeats that wait to be sent. One more means that the peer takes none.
@@ -108,6 +111,7 @@ impl Call {
         };
         let attested = self.endpoint.dial(tcp, &self.name).await?;
         info!("{} is attested, it runs {}", self.name, attested.proof().version());
+        self.shared.table().peer(&self.name).believes_us();
         let channel = Arc::clone(attested.channel());
         let _kept = self.shared.connected(&self.name, channel.cut().clone());
         let (_, attested) = attested.split();
@@ -167,7 +171,8 @@ impl Call {
         };
         let mut pulse = self.shared.pulse.subscribe();
         pulse.mark_changed();
-        let mut sent = VecDeque::new();
+        // Numbers of heartbeats and when they were sent.
+        let mut sent: VecDeque<(u64, Instant)> = VecDeque::new();
         let mut jobs = JoinSet::new();
         let (mut attesting, mut fetching) = (false, false);
         let mut attest_at = TokioInstant::now() + jittered(REATTEST);
@@ -175,17 +180,21 @@ impl Call {
         loop {
             tokio::select! {
                 _ = pulse.changed() => {
-                    let Some(beat) = pulse.borrow_and_update().clone() else { continue };
-                    sent.push_back(Instant::now());
+                    let Some((sequence, beat)) = pulse.borrow_and_update().clone() else { continue };
+                    sent.push_back((sequence, Instant::now()));
+                    if sent.len() > UNANSWERED {
+                        sent.pop_front();
+                    }
                     if beats.try_send(beat).is_err() {
                         return "it takes no heartbeats".to_owned();
                     }
                 }
                 answer = next(&mut answers) => match answer {
-                    Ok(()) => {
+                    Ok(sequence) => {
                         answered = TokioInstant::now();
-                        let round_trip = sent.pop_front().map(|at| at.elapsed()).unwrap_or_default();
-                        self.shared.table().peer(&self.name).answered(round_trip, Instant::now());
+                        if let Some((_, at)) = sent.iter().find(|(number, _)| *number == sequence) {
+                            self.shared.table().peer(&self.name).answered(at.elapsed(), Instant::now());
+                        }
                     }
                     Err(why) => return channel.cut().reason().map_or(why, |reason| format!("cut: {reason}")),
                 },
@@ -236,9 +245,10 @@ impl Call {
     }
 }
 
-async fn next(answers: &mut Streaming<proto::BeatReply>) -> Result<(), String> {
+/// The number of the heartbeat that is answered next.
+async fn next(answers: &mut Streaming<proto::BeatReply>) -> Result<u64, String> {
     match answers.message().await {
-        Ok(Some(_)) => Ok(()),
+        Ok(Some(answer)) => Ok(answer.sequence),
         Ok(None) => Err("it ended the connection".to_owned()),
         Err(status) => Err(status.message().to_owned()),
     }

@@ -52,8 +52,8 @@ pub struct Shared {
     table: Mutex<Table>,
     own_spki: OnceLock<Vec<u8>>,
     no_identity: Mutex<Option<String>>,
-    /// The latest heartbeat, for whoever sends it.
-    pulse: watch::Sender<Option<proto::Heartbeat>>,
+    /// The latest heartbeat with its number, for whoever sends it.
+    pulse: watch::Sender<Option<(u64, proto::Heartbeat)>>,
     /// Ticks when something was judged or tried.
     news: watch::Sender<u64>,
     cuts: Mutex<BTreeMap<PillarId, BTreeMap<u64, Cut>>>,

@@ -156,6 +156,11 @@ impl Peer {
         self.trouble = Some(reason);
     }
 
+    /// It has just accepted this pillar's evidence.
+    pub fn believes_us(&mut self) {
+        self.refuses_us = None;
+    }
+
     /// It does not believe this pillar. That says nothing about it.
     pub fn refuses_us(&mut self, reason: String) {
         self.refuses_us = Some(reason);

@@ -1,0 +1,242 @@
+//! Hostile operators and peers, and disks that lie.
+
+use super::{ANSWER_BYTES, Chain, Error, PENDING_MAX, file_name};
+use crate::places::Places;
+use pillar_layout::{root, run};
+use pillar_model::{Action, Constitution, Digest, OperatorEntry, OperatorKey};
+use pillar_quorum::limits::{CERTIFICATE_MAX_BYTES, EK_ROOTS_MAX, ENVELOPE_MAX_BYTES};
+use pillar_quorum::{Cluster, Envelope, propose_founding};
+use pillar_wire::limit::REPLY_BYTES;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const NOW: u64 = 1_800_000_000;
+const YEAR: u64 = 365 * 86_400;
+
+fn pair(number: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[number; 32]).expect("a seed")
+}
+
+fn key(number: u8) -> OperatorKey {
+    OperatorKey(pair(number).public_key().as_ref().try_into().expect("32 bytes"))
+}
+
+fn image() -> Vec<OperatorKey> {
+    (1..=3).map(key).collect()
+}
+
+fn constitution(version: u64) -> Constitution {
+    Constitution {
+        version,
+        cluster: "lab".to_owned(),
+        operators: (1..=3)
+            .map(|number| OperatorEntry { name: format!("operator-{number}"), key: key(number) })
+            .collect(),
+        threshold: 2,
+        ek_roots: Vec::new(),
+        ek_intermediates: Vec::new(),
+        ek_allowed: Vec::new(),
+        expires_unix_s: NOW + YEAR,
+    }
+}
+
+fn signed(mut envelope: Envelope, by: &[u8]) -> Envelope {
+    for number in by {
+        let signature = pair(*number).sign(&envelope.pae()).as_ref().try_into().expect("64 bytes");
+        envelope.add_signature(&key(*number), signature).expect("a good signature");
+    }
+    envelope
+}
+
+fn founding(by: &[u8]) -> Envelope {
+    signed(propose_founding(constitution(1), &image(), NOW).expect("a founding"), by)
+}
+
+/// The next entry: a constitution that expires `odd` seconds later than usual.
+fn amendment(cluster: &Cluster, odd: u64) -> Envelope {
+    let version = cluster.constitution().version + 1;
+    let next = Constitution { expires_unix_s: NOW + YEAR + odd, ..constitution(version) };
+    cluster.propose(Action::Amend(Box::new(next)), NOW).expect("an amendment")
+}
+
+/// The same with some 330 KiB in it.
+fn large_amendment(cluster: &Cluster, odd: u64) -> Envelope {
+    let ek_roots = vec![Digest(vec![0x30; CERTIFICATE_MAX_BYTES / 2]); EK_ROOTS_MAX];
+    let next = Constitution { ek_roots, expires_unix_s: NOW + YEAR + odd, ..constitution(2) };
+    cluster.propose(Action::Amend(Box::new(next)), NOW).expect("an amendment")
+}
+
+fn json(envelope: &Envelope) -> Vec<u8> {
+    envelope.to_json().into_bytes()
+}
+
+/// A pillar's disk.
+struct Disk {
+    root: TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a folder");
+        let operators = root::OPERATORS.rsplit_once('/').expect("a path").0;
+        for folder in [run::DIR, operators, root::AGENT_STATE] {
+            fs::create_dir_all(root.path().join(&folder[1..])).expect("folders");
+        }
+        Self { root }
+    }
+
+    fn chain(&self) -> Chain {
+        Chain::open(&Places::open(self.root.path()).expect("places"), image())
+    }
+
+    fn entry(&self, serial: u64) -> PathBuf {
+        self.root.path().join(&root::AGENT_STATE[1..]).join("entries").join(file_name(serial))
+    }
+
+    /// A chain with so many entries.
+    fn with(&self, entries: u64) -> (Chain, Vec<Envelope>) {
+        let chain = self.chain();
+        let mut all = vec![founding(&[1, 2])];
+        chain.submit(&json(&all[0]), NOW).expect("founded");
+        for serial in 1..entries {
+            let next = signed(amendment(&cluster(&chain), serial), &[2, 3]);
+            assert!(chain.submit(&json(&next), NOW).expect("amended").applied);
+            all.push(next);
+        }
+        (chain, all)
+    }
+}
+
+fn cluster(chain: &Chain) -> Arc<Cluster> {
+    chain.cluster().expect("founded")
+}
+
+/// The `keyid` of its first signature blown up, so that the envelope is as large as one may be.
+fn blown(envelope: &Envelope) -> Vec<u8> {
+    let text = envelope.to_json();
+    let keyid = envelope.signatures()[0].key_id.clone();
+    let long = "x".repeat(ENVELOPE_MAX_BYTES - text.len() + keyid.len());
+    let blown = text.replacen(&keyid, &long, 1).into_bytes();
+    assert_eq!(blown.len(), ENVELOPE_MAX_BYTES);
+    blown
+}
+
+// attack: P9
+#[test]
+fn one_operator_cannot_make_an_entry_that_is_not_read_back() {
+    let disk = Disk::new();
+    let (chain, _) = disk.with(1);
+    let proposal = amendment(&cluster(&chain), 1);
+    let hostile = chain.submit(&blown(&signed(proposal.clone(), &[3])), NOW).expect("waits");
+    assert_eq!((hostile.have, hostile.applied), (1, false));
+    assert!(chain.submit(&json(&signed(proposal, &[1])), NOW).expect("enough").applied);
+    let stored = fs::read(disk.entry(1)).expect("there");
+    assert!(stored.len() < ENVELOPE_MAX_BYTES / 10, "{} bytes", stored.len());
+    assert_eq!(cluster(&disk.chain()).serial(), 1, "read back");
+}
+
+// attack: P9 P12
+#[test]
+fn a_peer_cannot_blow_up_what_the_operators_signed() {
+    let (disk, other) = (Disk::new(), Disk::new());
+    let (_, entries) = disk.with(3);
+    let (chain, _) = other.with(1);
+    let texts: Vec<Vec<u8>> = entries.iter().map(blown).collect();
+    assert_eq!(chain.take(&texts, NOW).expect("good"), 2);
+    for serial in 1..3 {
+        let stored = fs::read(other.entry(serial)).expect("there");
+        assert_eq!(stored, fs::read(disk.entry(serial)).expect("there"), "as the honest one has it");
+    }
+}
+
+// attack: P14
+#[test]
+fn a_clock_set_back_keeps_no_decision_from_a_pillar() {
+    let (disk, other) = (Disk::new(), Disk::new());
+    let (_, entries) = disk.with(3);
+    let (chain, _) = other.with(1);
+    let texts: Vec<Vec<u8>> = entries.iter().map(json).collect();
+    assert_eq!(chain.take(&texts, 7).expect("good"), 2);
+}
+
+// attack: P9
+#[test]
+fn strangers_cannot_fill_a_founding() {
+    let disk = Disk::new();
+    let chain = disk.chain();
+    let all: Vec<u8> = (4..=66).collect();
+    let crowded = signed(founding(&[3]), &all);
+    assert_eq!(crowded.signatures().len(), 64);
+    assert!(!chain.submit(&json(&crowded), NOW).expect("waits").applied);
+    assert!(chain.submit(&json(&founding(&[1])), NOW).expect("enough").applied);
+    assert_eq!(disk.chain().cluster().expect("founded").serial(), 0);
+}
+
+// attack: P9
+#[test]
+fn one_operator_cannot_crowd_out_the_proposals_of_others() {
+    let disk = Disk::new();
+    let (chain, _) = disk.with(1);
+    let here = cluster(&chain);
+    let honest = signed(amendment(&here, 1), &[1]);
+    chain.submit(&json(&honest), NOW).expect("waits");
+    for odd in 0..3 * PENDING_MAX as u64 {
+        chain.submit(&json(&signed(amendment(&here, 10 + odd), &[3])), NOW).expect("waits");
+    }
+    let pending = chain.pending();
+    assert_eq!(pending.len(), PENDING_MAX);
+    assert!(pending[..2].contains(&json(&honest)));
+    assert!(
+        pending.contains(&json(&signed(amendment(&here, 9 + 3 * PENDING_MAX as u64), &[3]))),
+        "the newest stay"
+    );
+    // Nor make the answer too large to be sent.
+    for odd in 0..4 {
+        chain.submit(&json(&signed(large_amendment(&here, 100 + odd), &[3])), NOW).expect("waits");
+    }
+    let pending = chain.pending();
+    assert!(pending.contains(&json(&honest)));
+    let bytes: usize = pending.iter().map(Vec::len).sum();
+    assert!(bytes + ANSWER_BYTES < REPLY_BYTES, "{bytes} bytes");
+}
+
+// attack: D3 C1
+#[test]
+fn a_damaged_entry_costs_what_follows_it_and_comes_again() {
+    let disk = Disk::new();
+    let (_, entries) = disk.with(4);
+    for (damage, words) in [(Some("{"), "cut off"), (None, "swapped")] {
+        let text = damage.map_or_else(|| json(&entries[3]), |text| text.as_bytes().to_vec());
+        fs::write(disk.entry(2), text).expect("damaged");
+        let chain = disk.chain();
+        assert_eq!(cluster(&chain).serial(), 1, "{words}");
+        assert_eq!(chain.trouble(), None, "{words}");
+        let texts: Vec<Vec<u8>> = entries.iter().map(json).collect();
+        assert_eq!(chain.take(&texts, NOW).expect("good"), 2, "{words}");
+        assert_eq!(cluster(&disk.chain()).serial(), 3, "{words}");
+    }
+    // The first one can only come from operators.
+    fs::write(disk.entry(0), "").expect("damaged");
+    let chain = disk.chain();
+    assert!(chain.cluster().is_none());
+    for envelope in &entries {
+        assert!(chain.submit(&json(envelope), NOW).expect("good").applied);
+    }
+    assert_eq!(cluster(&disk.chain()).serial(), 3);
+}
+
+#[test]
+fn what_cannot_be_written_is_not_in_force() {
+    let disk = Disk::new();
+    let (chain, _) = disk.with(1);
+    // A folder in the way of the file: the error of a disk, also for root.
+    fs::create_dir(disk.entry(0).with_file_name("new")).expect("in the way");
+    let next = json(&signed(amendment(&cluster(&chain), 1), &[1, 2]));
+    assert!(matches!(chain.submit(&next, NOW), Err(Error::File { operation: "create", serial: 1, .. })));
+    assert_eq!(cluster(&chain).serial(), 0);
+    fs::remove_dir(disk.entry(0).with_file_name("new")).expect("out of the way");
+    assert!(chain.submit(&next, NOW).expect("good").applied);
+}
