@@ -55,10 +55,9 @@ pub struct Cluster {
 enum When {
     /// New, from an operator: neither its author's clock nor ours may be past the constitution's expiry.
     New { now_unix_s: u64 },
-    /// Accepted by a peer some time ago: what counts is when it was made.
-    Heard { now_unix_s: u64 },
-    /// Accepted by ourselves: no clock may put it in question.
-    Stored,
+    /// Accepted before, by ourselves or by a peer: what counts is when it was made. No clock may put it in question, or
+    /// whoever sets ours back (time servers prove nothing) keeps revocations from us.
+    Accepted,
 }
 
 impl When {
@@ -66,15 +65,13 @@ impl When {
     fn counts(self, made_unix_s: u64) -> u64 {
         match self {
             When::New { now_unix_s } => now_unix_s.max(made_unix_s),
-            When::Heard { .. } | When::Stored => made_unix_s,
+            When::Accepted => made_unix_s,
         }
     }
 
     fn check_clock(self, made_unix_s: u64) -> Result<(), Refusal> {
         match self {
-            When::New { now_unix_s } | When::Heard { now_unix_s }
-                if made_unix_s > now_unix_s.saturating_add(CLOCK_AHEAD_MAX_S) =>
-            {
+            When::New { now_unix_s } if made_unix_s > now_unix_s.saturating_add(CLOCK_AHEAD_MAX_S) => {
                 Err(Refusal::Clock { made_unix_s, now_unix_s })
             }
             _ => Ok(()),
@@ -88,8 +85,8 @@ impl When {
 pub fn replay(envelopes: &[Envelope], image_operators: &[OperatorKey]) -> Result<Cluster, (usize, Refusal)> {
     let (first, rest) = envelopes.split_first().ok_or((0, Refusal::NoEntries))?;
     let cluster =
-        Cluster::found_when(first, image_operators, When::Stored).map_err(|refusal| (0, refusal))?;
-    cluster.follow(rest, When::Stored).map_err(|(at, refusal)| (at + 1, refusal))
+        Cluster::found_when(first, image_operators, When::Accepted).map_err(|refusal| (0, refusal))?;
+    cluster.follow(rest, When::Accepted).map_err(|(at, refusal)| (at + 1, refusal))
 }
 
 /// Who signed a founding, and who is missing. Refused when no signatures could make it good.
@@ -195,9 +192,9 @@ impl Cluster {
     }
 
     /// The cluster after entries that a peer accepted before: the constitution must have been in force when they were
-    /// made. A refusal comes with the place of its entry in the list.
-    pub fn extend(&self, envelopes: &[Envelope], now_unix_s: u64) -> Result<Self, (usize, Refusal)> {
-        self.clone().follow(envelopes, When::Heard { now_unix_s })
+    /// made. Our clock is not asked, as in [`replay`]. A refusal comes with the place of its entry in the list.
+    pub fn extend(&self, envelopes: &[Envelope]) -> Result<Self, (usize, Refusal)> {
+        self.clone().follow(envelopes, When::Accepted)
     }
 
     /// Who signed a new entry, and who is missing. Refused when no signatures could make it good.
@@ -215,8 +212,8 @@ impl Cluster {
         Ok(envelope)
     }
 
-    /// The same proposal with only the signatures that count, one for each operator: what is worth keeping, so that
-    /// nobody can fill an envelope with others.
+    /// The same envelope with only the signatures that count, one for each operator: what is worth keeping, so that
+    /// nobody can fill an envelope with others. For the entry that follows this cluster's last one.
     #[must_use]
     pub fn only_counting(&self, envelope: &Envelope) -> Envelope {
         let mut keys: Vec<OperatorKey> = self.constitution.operators.iter().map(|o| o.key).collect();

@@ -188,12 +188,19 @@ impl Envelope {
         Ok(both)
     }
 
-    /// The same payload with one good signature of each of these keys, as far as they are there.
+    /// The same payload with one good signature of each of these keys, as far as they are there, in their order and
+    /// under the `keyid` that we write: one that came with them may have any length.
     #[must_use]
     pub fn only_by(&self, keys: impl IntoIterator<Item = OperatorKey>) -> Self {
-        let places = signers(self, keys.into_iter().collect());
-        let kept = self.signatures.iter().enumerate().filter(|(at, _)| places.values().any(|p| p == at));
-        Self { signatures: kept.map(|(_, signature)| signature.clone()).collect(), ..self.clone() }
+        let mut kept: Vec<(usize, OperatorKey)> =
+            signers(self, keys.into_iter().collect()).into_iter().map(|(key, at)| (at, key)).collect();
+        kept.sort_unstable_by_key(|(at, _)| *at);
+        let signature = |(at, key): (usize, OperatorKey)| Signature {
+            key_id: key_id(&key),
+            bytes: self.signatures[at].bytes.clone(),
+        };
+        let (payload_type, payload) = (self.payload_type.clone(), self.payload.clone());
+        Self { payload_type, payload, signatures: kept.into_iter().map(signature).collect() }
     }
 
     fn push(&mut self, signature: Signature) -> Result<(), EnvelopeError> {
