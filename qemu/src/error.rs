@@ -29,6 +29,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// Nobody sits on the machine's TPM bus.
+    #[error("{0} was started without anybody on its TPM's bus")]
+    NoBus(String),
     /// A host program did not start.
     #[error("cannot start {program}")]
     Spawn {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accel;
+mod bus;
 mod console;
 mod disk;
 mod error;

@@ -1,6 +1,7 @@
 //! A machine as a value: described by a [`Builder`], running as a [`Machine`], gone when that is dropped.
 
 use crate::accel::{self, Accel, Choice};
+use crate::bus::Bus;
 use crate::console::{Console, Mark, Match};
 use crate::disk::{copy_sparse, extract_esp};
 use crate::error::{Error, Result, file_error, tail};
@@ -85,6 +86,7 @@ pub struct Builder {
     disk: Option<(PathBuf, DiskMode)>,
     firmware: Firmware,
     tpm: TpmKind,
+    tpm_bus: bool,
     memory_mib: u32,
     cpus: u32,
     hardware: Hardware,
@@ -127,6 +129,13 @@ impl Builder {
     #[must_use]
     pub fn tpm(mut self, tpm: TpmKind) -> Self {
         self.tpm = tpm;
+        self
+    }
+
+    /// Somebody sits on the bus between machine and TPM: see [`Machine::reset_tpm`].
+    #[must_use]
+    pub fn tpm_bus(mut self) -> Self {
+        self.tpm_bus = true;
         self
     }
 
@@ -363,6 +372,7 @@ impl Builder {
             boot,
             kernel,
             tpm: matches!(self.tpm, TpmKind::Swtpm { .. }),
+            tpm_bus: self.tpm_bus,
             node: self.node.is_some(),
             watchdog: self.watchdog,
             stop_at_reboot: self.stop_at_reboot,
@@ -414,6 +424,7 @@ struct Running {
     qmp: Qmp,
     qemu: Process,
     swtpm: Option<Process>,
+    bus: Option<Bus>,
     tpm_dir: PathBuf,
 }
 
@@ -425,6 +436,7 @@ fn launch(tools: &Tools, plan: &Plan, dir: &Path, lifetime: Lifetime) -> Result<
         true => Some(swtpm::start_for_machine(tools, &tpm_dir, &dir.join("swtpm.log"), lifetime)?),
         false => None,
     };
+    let bus = if plan.tpm && plan.tpm_bus { Some(Bus::start(&tpm_dir)?) } else { None };
     for socket in [plan::QMP_SOCKET, plan::CONTROL_QMP_SOCKET] {
         remove_if_there(&dir.join(socket))?;
     }
@@ -437,7 +449,7 @@ fn launch(tools: &Tools, plan: &Plan, dir: &Path, lifetime: Lifetime) -> Result<
     // The control socket is the second of the two.
     qemu.wait_for_file(&dir.join(plan::CONTROL_QMP_SOCKET), deadline)?;
     match Qmp::connect(dir, plan::QMP_SOCKET, &dir.join("qmp.log")) {
-        Ok(qmp) => Ok(Running { qmp, qemu, swtpm, tpm_dir }),
+        Ok(qmp) => Ok(Running { qmp, qemu, swtpm, bus, tpm_dir }),
         // What QEMU wrote before it ended says more than the connection that it closed.
         Err(_) if qemu.wait(Instant::now() + Duration::from_secs(1)).is_some() => Err(qemu.failure()),
         Err(error) => Err(error),
@@ -497,6 +509,7 @@ impl Machine {
             disk: None,
             firmware: Firmware::setup_mode(),
             tpm: TpmKind::swtpm(),
+            tpm_bus: false,
             memory_mib: 512,
             cpus: 1,
             hardware: Hardware::default(),
@@ -585,6 +598,15 @@ impl Machine {
     #[must_use]
     pub fn qmp(&self) -> &Qmp {
         &self.running.qmp
+    }
+
+    /// Resets the TPM under the running machine, as somebody with a wire on its reset line does: registers and sessions are
+    /// gone, the machine is not told. Only for one that was built with [`Builder::tpm_bus`].
+    pub fn reset_tpm(&self) -> Result<()> {
+        match &self.running.bus {
+            Some(bus) => bus.reset_tpm(),
+            None => Err(Error::NoBus(self.record.name.clone())),
+        }
     }
 
     /// Waits until QEMU has ended by itself (power-off, or a reboot when that ends it).

@@ -2,6 +2,7 @@
 //! Sockets and files of the run folder are named relative to it, which is QEMU's working directory.
 
 use crate::accel::Accel;
+use crate::bus::BUS_SOCKET;
 use crate::hardware::Hardware;
 use crate::swtpm::CONTROL_SOCKET;
 use pillar_layout::FW_CFG_NODE;
@@ -59,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) boot: Option<PathBuf>,
     pub(crate) kernel: Option<DirectKernel>,
     pub(crate) tpm: bool,
+    /// Somebody sits on the TPM's bus.
+    pub(crate) tpm_bus: bool,
     pub(crate) node: bool,
     pub(crate) watchdog: bool,
     /// A reboot of the guest ends QEMU.
@@ -162,7 +165,8 @@ impl Plan {
             line.pair("-device", "i6300esb,addr=0x5").pair("-action", "watchdog=reset");
         }
         if self.tpm {
-            line.pair("-chardev", format!("socket,id=tpm,path={TPM_DIR}/{CONTROL_SOCKET}"));
+            let socket = if self.tpm_bus { BUS_SOCKET } else { CONTROL_SOCKET };
+            line.pair("-chardev", format!("socket,id=tpm,path={TPM_DIR}/{socket}"));
             let tpm = self.hardware.tpm_device();
             line.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm")
                 .pair("-device", format!("{tpm},tpmdev=tpm0"));
@@ -240,6 +244,7 @@ mod tests {
             boot: None,
             kernel: None,
             tpm: true,
+            tpm_bus: false,
             node: true,
             watchdog: true,
             stop_at_reboot: false,
@@ -280,6 +285,7 @@ mod tests {
             secure: false,
             disk: None,
             tpm: false,
+            tpm_bus: false,
             node: false,
             watchdog: false,
             forwards: Vec::new(),

@@ -31,11 +31,13 @@ const PORT_TRIES: usize = 5;
 /// The file of a manufactured TPM's permanent state.
 const STATE_FILE: &str = "tpm2-00.permall";
 /// swtpm's control channel (swtpm_ioctls(3)): "the other end of this is where TPM commands come from".
-const CMD_SET_DATAFD: u32 = 0x10;
+pub(crate) const CMD_SET_DATAFD: u32 = 0x10;
 /// swtpm's control channel: write the state and end.
 const CMD_SHUTDOWN: u32 = 0x03;
 /// `TPM2_Shutdown(TPM_SU_CLEAR)` (TPM 2.0 Library, part 3, section 9.4).
 const TPM2_SHUTDOWN_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0];
+/// `TPM2_Startup(TPM_SU_CLEAR)` (section 9.3).
+pub(crate) const TPM2_STARTUP_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
 /// swtpm answers these in milliseconds.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// The control socket, relative to the TPM's folder.
@@ -245,7 +247,12 @@ pub(crate) fn power_down(dir: &Path) -> bool {
     speak().is_ok()
 }
 
-fn send_with_descriptor(socket: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends bytes, and a descriptor with them.
+pub(crate) fn send_with_descriptor(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];

@@ -9,7 +9,7 @@
 //! Everything is decided in `fabric` and `faults`, which know neither sockets nor the time. Machines may come, go and
 //! come again; all queues are bounded, and what does not fit is dropped and counted, as on any network.
 
-mod control;
+pub(crate) mod control;
 mod fabric;
 mod faults;
 mod frame;
