@@ -3,7 +3,7 @@
 use crate::damage::Disk;
 use crate::programs::{program, workspace};
 use crate::release::Files;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use pillar_layout::console;
 use pillar_qemu::{
     Builder, DiskMode, EkCa, Firmware, Machine, Mark, SecureBootCertificates, TpmKind, enrolled_template,
@@ -85,6 +85,21 @@ impl Bench {
     pub fn start(&self, builder: Builder) -> Result<Pillar> {
         let machine = builder.start().with_context(|| format!("logs in {}", self.dir.display()))?;
         Ok(Pillar { machine, dir: self.dir.clone(), release: self.files.out.join("release.json") })
+    }
+
+    /// An image of another security epoch or signed by another policy key: its UKI. The sealed root is the same.
+    pub fn other_uki(&self, name: &str, words: &[&str]) -> Result<Vec<u8>> {
+        let out = self.dir.join(name);
+        let mut command = program("pillar-image")?;
+        command.args(["build", &format!("out={}", out.display())]).args(words);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let files = Files::in_folder(out, "pillar-image build")?;
+        ensure!(
+            files.release.predicate.root_hash == self.files.release.predicate.root_hash,
+            "the sources or the commit changed since `./just image`: the sealed root is another one"
+        );
+        Ok(fs::read(files.file("efi"))?)
     }
 
     /// The test passed: its disk copy may go, the logs stay.

@@ -27,7 +27,7 @@ impl Files {
         Self::in_folder(workspace().join("out").join(flavour), &format!("./just image flavour={flavour}"))
     }
 
-    fn in_folder(out: PathBuf, command: &str) -> Result<Files> {
+    pub(crate) fn in_folder(out: PathBuf, command: &str) -> Result<Files> {
         let path = out.join("release.json");
         let text = fs::read_to_string(&path)
             .with_context(|| format!("no release at {}: `{command}` builds it", path.display()))?;

@@ -2,8 +2,11 @@
 //! networks and reboots make nobody untrusted, and whoever is tampered with is cut off by all.
 
 use anyhow::{Result, ensure};
-use pillar_e2e::cluster::{Cluster, View};
+use pillar_e2e::cluster::{Cluster, Said, View};
+use pillar_e2e::damage::Disk;
+use pillar_qemu::Firmware;
 use pillar_qemu::switch::{Change, Pair, Share};
+use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -102,5 +105,122 @@ fn reboots(cluster: &mut Cluster) -> Result<()> {
     cluster.reset("p4")?;
     all_up(cluster, &ALL)?;
     println!("reset: all up {:.1} s after its workload", cluster.since_healthy().as_secs_f64());
+    Ok(())
+}
+
+// attack: B2 C2 C4
+#[test]
+fn who_joins_needs_two_operators_and_who_is_tampered_with_is_cut_off_by_all() -> Result<()> {
+    story("cluster-members", &ALL, |cluster| {
+        cluster.done(&["found", "p1", "p2", "p3", "--cluster", "lab"])?;
+        all_up(cluster, &["p1", "p2", "p3"])?;
+        joins(cluster)?;
+        another_image(cluster)?;
+        revoked(cluster)?;
+        without_secure_boot(cluster)?;
+        somebody_elses_machine(cluster)
+    })
+}
+
+fn signs(cluster: &Cluster, operator: u32, words: &[&str]) -> Result<Said> {
+    let key = Cluster::key(operator);
+    cluster.pillar(&[words, &["--via", "p1", &key[0], &key[1]]].concat())
+}
+
+/// p4 is in the network and no member; then it is one.
+fn joins(cluster: &Cluster) -> Result<()> {
+    let stranger = cluster.pillar(&["explain", "p4", "--from", "p1"])?;
+    ensure!(stranger.code == 5 && stranger.errors.contains("p4 is not a member"), "{stranger:#?}");
+    let proposed = signs(cluster, 1, &["enroll", "p4"])?;
+    ensure!(proposed.code == 8 && proposed.text.contains("next: pillar admit p4"), "{proposed:#?}");
+    // The same operator twice is one signature.
+    let again = signs(cluster, 1, &["admit", "p4"])?;
+    ensure!(again.code == 8, "{again:#?}");
+    ensure!(cluster.view("p1")?.state("p4") == "absent", "one operator admitted p4");
+    let admitted = signs(cluster, 2, &["admit", "p4"])?;
+    ensure!(admitted.code == 0 && admitted.text.contains("in force as entry"), "{admitted:#?}");
+    let joined = |view: &View| view.state("p4") == "up" && view.all_up();
+    let took = cluster.until("p4 up for everybody", &ALL, SOON, untrusted, joined)?;
+    println!("admitted: up for everybody after {:.1} s", took.as_secs_f64());
+    Ok(())
+}
+
+/// p3 boots an image that the same keys signed, and that nobody approved.
+fn another_image(cluster: &mut Cluster) -> Result<()> {
+    let uki = cluster.bench().other_uki("epoch-2", &["epoch=2"])?;
+    cluster.power_off("p3")?;
+    let disk = Disk::open(&cluster.disk("p3"))?;
+    disk.esp_write(&disk.esp_entry()?, &uki)?;
+    cluster.start(&["p3"])?;
+    let others = ["p1", "p2", "p4"];
+    let refused = |view: &View| view.peers["p3"].state == "untrusted" && view.peers["p3"].check == "release";
+    let up = |view: &View| view.state("p3") == "up";
+    cluster.until("p3 untrusted for everybody", &others, SOON, up, refused)?;
+    println!(
+        "another image: untrusted for everybody {:.1} s after its workload",
+        cluster.since_healthy().as_secs_f64()
+    );
+    cluster.stays("p3 untrusted, and nobody else", &others, SOON / 5, |view| {
+        refused(view) && view.peers.values().filter(|peer| peer.state != "up").count() == 1
+    })?;
+    let why = cluster.done(&["explain", "p3", "--from", "p4"])?;
+    ensure!(why.contains("p3 is untrusted") && why.contains("release"), "{why}");
+    println!("{why}");
+    Ok(())
+}
+
+/// p4 leaves for good, and is told so by everybody it calls.
+fn revoked(cluster: &Cluster) -> Result<()> {
+    let proposed = signs(cluster, 1, &["revoke", "p4", "--reason", "stolen"])?;
+    ensure!(proposed.code == 8, "{proposed:#?}");
+    ensure!(cluster.view("p1")?.state("p4") == "up", "one operator revoked p4");
+    let decided = signs(cluster, 2, &["revoke", "p4"])?;
+    ensure!(decided.code == 0, "{decided:#?}");
+    let gone = |view: &View| view.state("p4") == "absent";
+    let took = cluster.until("p4 gone", &["p1", "p2"], SOON, |_| false, gone)?;
+    println!("revoked: gone everywhere after {:.1} s", took.as_secs_f64());
+    let cut = |view: &View| ["p1", "p2"].iter().all(|name| view.state(name) == "down");
+    let took = cluster.until("p4 cut off", &["p4"], SOON, |_| false, cut)?;
+    println!(
+        "revoked: sees nobody up any more after {:.1} s more: {}",
+        took.as_secs_f64(),
+        cluster.view("p4")?
+    );
+    let again = signs(cluster, 1, &["enroll", "p4"])?;
+    ensure!(again.code == 2 || again.code == 4, "what is revoked stays revoked: {again:#?}");
+    println!("{again:#?}");
+    Ok(())
+}
+
+/// p2's own machine, with firmware that checks no signatures.
+fn without_secure_boot(cluster: &mut Cluster) -> Result<()> {
+    cluster.power_off("p2")?;
+    cluster.until("p2 down", &["p1"], SOON, |_| false, |view| view.state("p2") == "down")?;
+    let builder = cluster.builder("p2")?.firmware(Firmware::NoSecureBoot);
+    cluster.power_on("p2", builder)?;
+    cluster.answers("p2")?;
+    never_up(cluster, "p2")?;
+    cluster.power_cut("p2")
+}
+
+/// Another machine with the genuine image, under p2's name and at p2's address.
+fn somebody_elses_machine(cluster: &mut Cluster) -> Result<()> {
+    let folder = cluster.dir().join("p2");
+    fs::remove_dir_all(folder.join("swtpm"))?;
+    for file in ["disk.raw", "vars.fd"] {
+        fs::remove_file(folder.join(file))?;
+    }
+    cluster.start(&["p2"])?;
+    never_up(cluster, "p2")?;
+    let again = signs(cluster, 1, &["enroll", "p2"])?;
+    ensure!(again.code == 2 && again.errors.contains("with another endorsement key"), "{again:#?}");
+    Ok(())
+}
+
+/// For longer than a caller pauses after a refusal.
+fn never_up(cluster: &Cluster, name: &str) -> Result<()> {
+    let never = |view: &View| ["down", "untrusted"].contains(&view.state(name)) && !view.peers[name].verified;
+    cluster.stays("down or untrusted", &["p1"], SOON / 4, never)?;
+    println!("{}", cluster.done(&["explain", name, "--from", "p1"])?);
     Ok(())
 }

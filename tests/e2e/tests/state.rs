@@ -52,25 +52,6 @@ fn sealed(pillar: &Pillar, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// An image of another security epoch or signed by another policy key: its UKI. The sealed root is the same.
-fn other_uki(bench: &Bench, name: &str, words: &[&str]) -> Result<Vec<u8>> {
-    let out = bench.dir().join(name);
-    let mut command = program("pillar-image")?;
-    command.current_dir(workspace()).args(["build", &format!("out={}", out.display())]).args(words);
-    told(command)?;
-    let file = std::fs::read_dir(&out)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "efi"))
-        .context("no UKI was built")?;
-    let release: pillar_model::Release = serde_json::from_slice(&std::fs::read(out.join("release.json"))?)?;
-    ensure!(
-        release.predicate.root_hash == bench.files().release.predicate.root_hash,
-        "the sources or the commit changed since `./just image`: the sealed root is another one"
-    );
-    Ok(std::fs::read(file)?)
-}
-
 #[test]
 fn on_a_larger_disk_the_volume_takes_what_is_there() -> Result<()> {
     const MORE: u64 = 300 << 20;
@@ -127,7 +108,7 @@ fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
 
     let entry = disk.esp_entry()?;
     let old = disk.esp_read(&entry)?;
-    let new = other_uki(&bench, "epoch-2", &["epoch=2"])?;
+    let new = bench.other_uki("epoch-2", &["epoch=2"])?;
     disk.esp_write(&entry, &new)?;
     let pillar = bench.start(bench.machine(&disk)?)?;
     pillar.healthy()?;
@@ -152,7 +133,7 @@ fn the_volume_is_kept_and_no_older_epoch_opens_it() -> Result<()> {
         command
     })?;
     let key = format!("pcr-key={}", stranger.join("pcr.key").display());
-    let foreign = other_uki(&bench, "foreign", &["epoch=2", &key])?;
+    let foreign = bench.other_uki("foreign", &["epoch=2", &key])?;
     disk.esp_write(&entry, &foreign)?;
     let pillar = bench.start(bench.machine(&disk)?)?;
     sealed(&pillar, "is not signed by its policy key")?;
