@@ -109,6 +109,12 @@ impl PeerChannel {
         &self.heartbeat_key
     }
 
+    /// The key that it proved in TLS: SubjectPublicKeyInfo, DER.
+    #[must_use]
+    pub fn peer_spki(&self) -> &[u8] {
+        &self.peer_spki
+    }
+
     /// TLS exporter under `pillar_verify::EXPORTER_LABEL`.
     #[must_use]
     pub fn exporter(&self) -> &[u8; pillar_verify::EXPORTER_BYTES] {

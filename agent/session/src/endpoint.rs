@@ -1,7 +1,8 @@
 //! One pillar's end of all its connections: makes them, and judges and answers on them later.
 
-use crate::attested::{Attested, Client, PeerChannel, Server, Transport};
+use crate::attested::{Attested, Client, Cut, PeerChannel, Server, Transport};
 use crate::elsewhere::elsewhere;
+use crate::entrance::Entrance;
 use crate::error::{BoxError, Error, Refusal, Step};
 use crate::exchange::Handshaken;
 use crate::tls::{self, Door};
@@ -19,7 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy, sink};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tonic::Status;
 
@@ -49,9 +50,21 @@ struct Inner<A, G> {
     accepting: Arc<Semaphore>,
     judging: Arc<Semaphore>,
     /// Connections that came in and are not attested yet.
-    unattested: Semaphore,
-    /// The newest of them of each member; who finds its sender gone gives up.
-    newest: Mutex<HashMap<PillarId, oneshot::Sender<()>>>,
+    entrance: Entrance,
+    /// Members who connected.
+    callers: Mutex<HashMap<PillarId, Caller>>,
+}
+
+/// A member who connected. It has one connection that is attested and one in the making, whatever it tries, and keeps
+/// the TPM busy for a part of the time only.
+#[derive(Default)]
+struct Caller {
+    /// Its newest connection in the making; who finds its sender gone gives up.
+    making: Option<oneshot::Sender<()>>,
+    /// Its newest attested connection.
+    attested: Option<Cut>,
+    /// When evidence was last made for it.
+    shown: Option<Instant>,
 }
 
 impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
@@ -65,8 +78,8 @@ impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
             dialling: Arc::new(Semaphore::new(limit::SIGNING)),
             accepting: Arc::new(Semaphore::new(limit::SIGNING)),
             judging: Arc::new(Semaphore::new(limit::JUDGING)),
-            unattested: Semaphore::new(limit::UNATTESTED),
-            newest: Mutex::new(HashMap::new()),
+            entrance: Entrance::default(),
+            callers: Mutex::default(),
         }))
     }
 
@@ -84,14 +97,20 @@ impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
         timed(Step::Evidence, limit::OVERALL, made).await
     }
 
-    /// Attests with whoever connected over `transport`, and is attested by it.
+    /// Attests with whoever connected over `transport`, and is attested by it. The connection that this member made
+    /// before is cut: it would not call anew if it had it still.
     pub async fn accept(&self, transport: impl Transport) -> Result<Attested<Server, G::Proof>, Error> {
-        let _unattested =
-            self.0.unattested.try_acquire().map_err(|_| Error::Busy { limit: limit::UNATTESTED })?;
+        let (mut guest, displaced) = self.0.entrance.enter()?;
         let made = async {
             let door = self.door(None);
-            let tls = timed(Step::Tls, limit::HANDSHAKE, self.answer_connect(&door, transport)).await?;
+            let tls = timed(Step::Tls, limit::HANDSHAKE, self.answer_connect(&door, transport));
+            let tls = tokio::select! {
+                biased;
+                _ = displaced => return Err(Error::Busy { limit: limit::UNATTESTED }),
+                tls = tls => tls?,
+            };
             let handshaken = self.handshaken(tls.into(), &door, Role::Server)?;
+            guest.is_a_member();
             let peer = handshaken.peer().clone();
             let newest = self.newest_of(&peer);
             tokio::select! {
@@ -100,7 +119,13 @@ impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
                 attested = handshaken.attest(self) => attested,
             }
         };
-        timed(Step::Evidence, limit::OVERALL, made).await
+        let attested = timed(Step::Evidence, limit::OVERALL, made).await?;
+        let before =
+            self.caller(attested.peer(), |caller| caller.attested.replace(attested.channel().cut.clone()));
+        if let Some(before) = before {
+            before.cut("it connected anew");
+        }
+        Ok(attested)
     }
 
     /// Has the peer prove itself anew on its attested connection.
@@ -139,6 +164,7 @@ impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
             .map_err(|_| Status::resource_exhausted("evidence for this connection is being made"))?;
         let nonce = <[u8; 32]>::try_from(request.nonce.as_slice())
             .map_err(|_| Status::invalid_argument("nonce must have 32 bytes"))?;
+        self.pace(&channel.peer).await;
         let evidence = self.prove(channel.own_binding(Nonce(nonce))).await;
         evidence.map(Into::into).map_err(|error| Status::unavailable(error.to_string()))
     }
@@ -220,11 +246,24 @@ impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
         Ok(Handshaken { tls, peer, role, exporter, own_spki, peer_spki })
     }
 
-    /// Makes this the member's newest connection, and whichever was gives up.
+    /// Makes this the member's newest connection in the making, and whichever was gives up.
     fn newest_of(&self, peer: &PillarId) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        self.0.newest.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.clone(), sender);
+        self.caller(peer, |caller| caller.making = Some(sender));
         receiver
+    }
+
+    /// Waits until evidence may be made for a member that asks for it.
+    pub(crate) async fn pace(&self, peer: &PillarId) {
+        if let Some(shown) = self.caller(peer, |caller| caller.shown) {
+            sleep_until(shown + limit::EVIDENCE_PAUSE).await;
+        }
+        self.caller(peer, |caller| caller.shown = Some(Instant::now()));
+    }
+
+    fn caller<T>(&self, peer: &PillarId, with: impl FnOnce(&mut Caller) -> T) -> T {
+        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        with(callers.entry(peer.clone()).or_default())
     }
 }
 

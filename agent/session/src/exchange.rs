@@ -70,6 +70,10 @@ impl<S: Transport> Handshaken<S> {
         let theirs = check_hello(&channel, &theirs)?;
 
         let sent = async {
+            // Who dials chose the time itself.
+            if channel.role == Role::Server {
+                endpoint.pace(&channel.peer).await;
+            }
             let evidence = PeerEvidence::from(endpoint.prove(channel.own_binding(theirs)).await?);
             send(&channel, Step::Evidence, &mut writer, &evidence).await
         };

@@ -15,6 +15,7 @@
 mod attested;
 mod elsewhere;
 mod endpoint;
+mod entrance;
 mod error;
 mod exchange;
 mod frame;

@@ -35,7 +35,11 @@ pub const VERDICT_FRAME_BYTES: usize = 1024;
 pub const SIGNING: usize = 2;
 /// Pieces of evidence that are judged at the same time.
 pub const JUDGING: usize = 1;
-/// Connections that came in and are not attested yet. Before TLS ends each takes some 50 KiB, and anybody may make one.
+/// Evidence for a member that asks for it is made this long after the last one: a TPM takes a tenth of that for a quote,
+/// and has others to serve.
+pub const EVIDENCE_PAUSE: Duration = Duration::from_secs(1);
+/// Connections that came in and are not attested yet. Before TLS ends each takes some 50 KiB, and anybody may make one:
+/// when there are more, the oldest of those that have proved nothing goes.
 pub const UNATTESTED: usize = 32;
 
 /// An accepted connection must bring its first request within this time.

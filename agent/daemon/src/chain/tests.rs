@@ -203,7 +203,7 @@ fn one_operator_cannot_crowd_out_the_proposals_of_others() {
     assert!(bytes + ANSWER_BYTES < REPLY_BYTES, "{bytes} bytes");
 }
 
-// attack: D3 C1
+// attack: C1
 #[test]
 fn a_damaged_entry_costs_what_follows_it_and_comes_again() {
     let disk = Disk::new();

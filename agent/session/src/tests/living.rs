@@ -208,18 +208,70 @@ async fn the_newest_connection_of_a_member_displaces_one_in_the_making() {
 
 // attack: P13
 #[tokio::test]
-async fn connections_in_the_making_are_counted() {
-    let (one, _) = two();
+async fn strangers_who_say_nothing_keep_no_member_out() {
+    let (one, other) = two();
     let mut held = Vec::new();
     for _ in 0..limit::UNATTESTED {
         let (near, far) = duplex(1024);
-        let end = one.end.clone();
+        let end = other.end.clone();
         held.push((near, tokio::spawn(async move { end.accept(far).await })));
+        tokio::task::yield_now().await;
     }
-    tokio::task::yield_now().await;
-    let (_near, far) = duplex(1024);
-    assert!(matches!(error(one.end.accept(far).await), Error::Busy { limit: limit::UNATTESTED }));
+    assert!(held.iter().all(|(_, task)| !task.is_finished()));
+    let (dialled, accepted) = meet(&one, &other).await;
+    dialled.expect("attested");
+    accepted.expect("attested");
+    // The oldest had to go for it, and no other.
+    let (_near, oldest) = held.remove(0);
+    let gone = timeout(Duration::from_secs(1), oldest).await.expect("at once").expect("no panic");
+    assert!(matches!(error(gone), Error::Busy { limit: limit::UNATTESTED }));
+    assert!(held.iter().all(|(_, task)| !task.is_finished()));
     held.iter().for_each(|(_, task)| task.abort());
+}
+
+// attack: P13
+#[tokio::test]
+async fn members_in_the_making_are_not_displaced_by_others() {
+    let other = Pillar::new("other");
+    let members: Vec<Pillar> = (0..limit::UNATTESTED).map(|n| Pillar::new(&format!("p{n}"))).collect();
+    let mut held = Vec::new();
+    for member in &members {
+        introduce(&[member, &other]);
+        let (near, far) = duplex(16 * 1024);
+        let end = other.end.clone();
+        let task = tokio::spawn(async move { end.accept(far).await });
+        held.push((Raw::new(member, &other, Role::Client, near).await, task));
+    }
+    // The last one's handshake is over for the one who made it a moment earlier than for the other end.
+    sleep(Duration::from_millis(50)).await;
+    let (_near, far) = duplex(1024);
+    assert!(matches!(error(other.end.accept(far).await), Error::Busy { limit: limit::UNATTESTED }));
+    assert!(held.iter().all(|(_, task)| !task.is_finished()));
+    held.iter().for_each(|(_, task)| task.abort());
+}
+
+// attack: P13
+#[tokio::test]
+async fn a_member_has_one_connection_and_evidence_once_a_second() {
+    let Line { one, other, mut client, served, .. } = line().await;
+    let start = Instant::now();
+    let (dialled, accepted) = meet(&one, &other).await;
+    let (dialled, accepted) = (dialled.expect("attested"), accepted.expect("attested"));
+    let made = start.elapsed();
+    assert!(made > limit::EVIDENCE_PAUSE / 2, "attested again after {made:?}");
+    let ended = timeout(Duration::from_secs(1), served).await.expect("at once").expect("no panic");
+    assert_eq!(error(ended).to_string(), "connection with p1 was cut: it connected anew");
+    client.chain(proto::EntriesRequest { from: 0 }).await.expect_err("the older one is gone");
+
+    let channel = Arc::clone(dialled.channel());
+    let _served = tokio::spawn(accepted.split().1.serve(service(&other), pending()));
+    let mut client = dialled.peers_client().await.expect("HTTP/2");
+    let start = Instant::now();
+    for _ in 0..2 {
+        one.end.reattest(&mut client, &channel).await.expect("attested anew");
+    }
+    let made = start.elapsed();
+    assert!(made > limit::EVIDENCE_PAUSE, "two in {made:?}");
 }
 
 // attack: B4
