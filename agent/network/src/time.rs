@@ -47,7 +47,11 @@ pub fn ask(server: SocketAddr) -> Result<Sample, AskError> {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
         socket.set_read_timeout(Some(left))?;
-        let bytes = socket.recv(&mut buffer)?;
+        let bytes = match socket.recv(&mut buffer) {
+            // How a socket says that the time is over.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            received => received?,
+        };
         let took = began.elapsed();
         match ntp::answer(buffer.get(..bytes).unwrap_or_default(), nonce, asked, took) {
             // Somebody guesses: the answer may still come.
