@@ -1,10 +1,9 @@
 //! Agents of one cluster as processes, each with a TPM of its own that has measured a real boot, over loopback.
 
 #[path = "../../tpm/tests/bench/mod.rs"]
-#[allow(dead_code, reason = "each test program uses a part")]
 mod bench;
 #[path = "../../verify/tests/boot/mod.rs"]
-#[allow(dead_code, reason = "each test program uses a part")]
+#[allow(dead_code, clippy::unwrap_used, reason = "a fixture, of which each test program uses a part")]
 mod boot;
 
 use bench::{Bench, Listens, Tap, run};

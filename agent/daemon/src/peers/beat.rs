@@ -1,5 +1,5 @@
-//! The agent's own pulse: every period one signed heartbeat for all peers, a look at verdicts that have lapsed, and a
-//! line in the log for each peer whose state has changed.
+//! What the agent does by the clock: every period one signed heartbeat for all peers, and more often a look at verdicts
+//! that have lapsed and at states that have changed.
 
 use super::Shared;
 use super::table::PERIOD;
@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
+
+/// Suspended for longer than this: what was known of others is old.
+const SLEEP: Duration = Duration::from_secs(10);
 
 /// Our wall clock. For people: nothing is decided by it here.
 pub fn wall_unix_ms() -> u64 {
@@ -30,42 +33,45 @@ pub fn workload_word(state: WorkloadState) -> &'static str {
     }
 }
 
-/// The pulse.
-pub struct Beat {
+/// Looks after the table: cuts off whose verdict has lapsed, tells what has changed. Apart from the pulse, so that a TPM
+/// that hangs does not keep anybody connected.
+pub struct Watch {
     shared: Arc<Shared>,
-    sequence: u64,
     states: BTreeMap<PillarId, PeerState>,
+    asleep: Duration,
 }
 
-impl Beat {
-    /// Not beating yet.
+impl Watch {
+    /// Not watching yet.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sequence: 0, states: BTreeMap::new() }
+        Self { shared, states: BTreeMap::new(), asleep: asleep() }
     }
 
-    /// Beats until it is dropped.
+    /// Watches until it is dropped.
     pub async fn run(mut self) {
-        let mut ticks = interval(PERIOD);
-        // After a pause of the machine one heartbeat says all that several would.
+        let mut ticks = interval(PERIOD / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.notice_sleep();
             self.look_around();
-            if let Err(error) = self.beat().await {
-                warn!("no heartbeat: {error}");
-            }
         }
     }
 
-    /// Cuts off whose verdict has lapsed; tells what has changed.
+    /// Verdicts age by a clock that stands still while the machine is suspended.
+    fn notice_sleep(&mut self) {
+        let asleep = asleep();
+        if asleep > self.asleep + SLEEP {
+            warn!("this machine was suspended: every peer has to prove itself anew");
+            self.shared.table().lapse();
+        }
+        self.asleep = asleep;
+    }
+
     fn look_around(&mut self) {
         let now = Instant::now();
-        let mut lapsed = Vec::new();
         let mut states = BTreeMap::new();
         for (name, peer) in self.shared.table().iter() {
-            if peer.live_verdict(now).is_none() {
-                lapsed.push(name.clone());
-            }
             let (state, reason) = peer.state(now);
             if self.states.get(name) != Some(&state) {
                 match state {
@@ -77,8 +83,43 @@ impl Beat {
             states.insert(name.clone(), state);
         }
         self.states = states;
-        for name in lapsed {
-            self.shared.cut_all(&name, "no live verdict about it");
+        for name in self.shared.connected_names() {
+            let lives = self.shared.table().get(&name).is_some_and(|peer| peer.live_verdict(now).is_some());
+            if !lives {
+                self.shared.cut_all(&name, "no live verdict about it");
+            }
+        }
+    }
+}
+
+/// How long this machine has been suspended since it booted.
+fn asleep() -> Duration {
+    let clock = |id| Duration::try_from(clock_gettime(id)).unwrap_or_default();
+    clock(ClockId::Boottime).saturating_sub(clock(ClockId::Monotonic))
+}
+
+/// The pulse.
+pub struct Beat {
+    shared: Arc<Shared>,
+    sequence: u64,
+}
+
+impl Beat {
+    /// Not beating yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, sequence: 0 }
+    }
+
+    /// Beats until it is dropped.
+    pub async fn run(mut self) {
+        let mut ticks = interval(PERIOD);
+        // After a pause of the machine one heartbeat says all that several would.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.beat().await {
+                warn!("no heartbeat: {error}");
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -42,6 +43,8 @@ const UNANSWERED: usize = 16;
 const REATTEST_SOON: Duration = Duration::from_secs(5);
 /// Heartbeats that wait to be sent. One more means that the peer takes none.
 const UNSENT: usize = 3;
+/// Between two tries to get entries from one who says that it has more, and gave none that are any good.
+const FETCH_AGAIN: Duration = Duration::from_secs(10);
 /// Fetching entries.
 const FETCH: Duration = Duration::from_secs(30);
 /// Addresses that a name may have.
@@ -49,7 +52,7 @@ const ADDRESSES_MAX: usize = 8;
 
 /// Calls `name` until it is no member any more.
 pub async fn run(shared: Arc<Shared>, endpoint: Arc<OwnEndpoint>, name: PillarId, caller: Arc<Caller>) {
-    let call = Call { shared, endpoint, name, caller };
+    let call = Call { shared, endpoint, name, caller, failures: AtomicUsize::new(0) };
     let mut pause = PAUSE_FIRST;
     loop {
         let next = match call.once().await {
@@ -86,6 +89,8 @@ struct Call {
     endpoint: Arc<OwnEndpoint>,
     name: PillarId,
     caller: Arc<Caller>,
+    /// Calls in a row at whose place somebody answered who was not let in: the next one begins with the next place.
+    failures: AtomicUsize,
 }
 
 /// How a call ended that nobody refused.
@@ -96,10 +101,18 @@ enum Ended {
     Left(String),
 }
 
+/// Why no entries came.
+enum NotFetched {
+    /// The connection.
+    Broken(String),
+    /// They do not fit, or cannot be kept.
+    Refused(chain::Error),
+}
+
 /// What goes on beside the heartbeats.
 enum Done {
     Attested(Result<(), Error>),
-    Fetched(Result<usize, String>),
+    Fetched(Result<usize, NotFetched>),
 }
 
 impl Call {
@@ -109,11 +122,15 @@ impl Call {
             Ok(tcp) => tcp,
             Err(why) => return Ok(Ended::Unreached(why)),
         };
-        let attested = self.endpoint.dial(tcp, &self.name).await?;
+        let dialled = self.endpoint.dial(tcp, &self.name).await;
+        let attested = dialled.inspect_err(|_| {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        })?;
+        self.failures.store(0, Ordering::Relaxed);
         info!("{} is attested, it runs {}", self.name, attested.proof().version());
         self.shared.table().peer(&self.name).believes_us();
         let channel = Arc::clone(attested.channel());
-        let _kept = self.shared.connected(&self.name, channel.cut().clone());
+        let _kept = self.shared.connected(&channel);
         let (_, attested) = attested.split();
         let client = attested.peers_client().await?;
         Ok(Ended::Left(self.keep(client, &channel).await))
@@ -146,12 +163,14 @@ impl Call {
     async fn connect(&self) -> Result<TcpStream, String> {
         let row =
             self.shared.chain.cluster().and_then(|c| c.member(&self.name).map(|row| row.addresses.clone()));
-        let places = self.shared.hints.addresses(&self.name, &row.unwrap_or_default());
+        let mut places = self.shared.hints.addresses(&self.name, &row.unwrap_or_default());
         if places.is_empty() {
             return Err(
                 "no address is known: neither its entry nor this machine's settings name one".to_owned()
             );
         }
+        let first = self.failures.load(Ordering::Relaxed) % places.len();
+        places.rotate_left(first);
         let mut why = String::new();
         for place in places {
             match dial(&place).await {
@@ -165,9 +184,10 @@ impl Call {
     /// Heartbeats, attestations and entries until the connection ends; why it did.
     async fn keep(&self, mut client: PeersClient<PeerConnection>, channel: &Arc<PeerChannel>) -> String {
         let (beats, unsent) = mpsc::channel(UNSENT);
-        let mut answers = match client.beat(ReceiverStream::new(unsent)).await {
-            Ok(answers) => answers.into_inner(),
-            Err(status) => return status.message().to_owned(),
+        let mut answers = match timeout(SILENT, client.beat(ReceiverStream::new(unsent))).await {
+            Ok(Ok(answers)) => answers.into_inner(),
+            Ok(Err(status)) => return status.message().to_owned(),
+            Err(_) => return "it takes no heartbeats".to_owned(),
         };
         let mut pulse = self.shared.pulse.subscribe();
         pulse.mark_changed();
@@ -177,6 +197,7 @@ impl Call {
         let (mut attesting, mut fetching) = (false, false);
         let mut attest_at = TokioInstant::now() + jittered(REATTEST);
         let mut answered = TokioInstant::now();
+        let mut fetch_from = TokioInstant::now();
         loop {
             tokio::select! {
                 _ = pulse.changed() => {
@@ -207,7 +228,7 @@ impl Call {
                     attesting = true;
                     jobs.spawn(reattest(Arc::clone(&self.endpoint), client.clone(), Arc::clone(channel)));
                 }
-                () = self.caller.fetch.notified(), if !fetching => {
+                () = self.caller.fetch.notified(), if !fetching && TokioInstant::now() >= fetch_from => {
                     fetching = true;
                     jobs.spawn(fetch(Arc::clone(&self.shared), client.clone()));
                 }
@@ -222,7 +243,9 @@ impl Call {
                     }
                     Ok(Done::Fetched(result)) => {
                         fetching = false;
-                        self.fetched(result);
+                        if !self.fetched(result) {
+                            fetch_from = TokioInstant::now() + FETCH_AGAIN;
+                        }
                     }
                     Err(failed) => return format!("a task failed: {failed}"),
                 },
@@ -236,12 +259,18 @@ impl Call {
         REATTEST_SOON
     }
 
-    fn fetched(&self, result: Result<usize, String>) {
-        match result {
+    /// Whether something new came.
+    fn fetched(&self, result: Result<usize, NotFetched>) -> bool {
+        match &result {
             Ok(0) => {}
             Ok(new) => info!("{new} entries taken from {}", self.name),
-            Err(why) => warn!("entries of {} are not taken: {why}", self.name),
+            Err(NotFetched::Broken(why)) => debug!("no entries from {}: {why}", self.name),
+            Err(NotFetched::Refused(error)) => {
+                debug!("entries of {} are not taken: {}", self.name, words(error));
+                self.shared.note_fork(&self.name, matches!(error, chain::Error::Refused(_)));
+            }
         }
+        result.is_ok_and(|new| new > 0)
     }
 }
 
@@ -289,20 +318,23 @@ async fn fetch(shared: Arc<Shared>, mut client: PeersClient<PeerConnection>) -> 
         loop {
             let from = shared.chain.cluster().map_or(0, |cluster| cluster.serial() + 1);
             let reply = client.chain(proto::EntriesRequest { from }).await;
-            let envelopes = reply.map_err(|status| status.message().to_owned())?.into_inner().envelopes;
+            let broken = |status: tonic::Status| NotFetched::Broken(status.message().to_owned());
+            let envelopes = reply.map_err(broken)?.into_inner().envelopes;
             if envelopes.is_empty() {
                 return Ok(new);
             }
             let chain = Arc::clone(&shared.chain);
             let taken = tokio::task::spawn_blocking(move || chain.take(&envelopes, wall_unix_ms() / 1000));
-            let taken: Result<usize, chain::Error> = taken.await.map_err(|error| error.to_string())?;
-            match taken.map_err(|error| words(&error))? {
+            let taken = taken.await.map_err(|error| NotFetched::Broken(error.to_string()))?;
+            match taken.map_err(NotFetched::Refused)? {
                 0 => return Ok(new),
                 some => new += some,
             }
         }
     };
-    Done::Fetched(timeout(FETCH, all).await.unwrap_or_else(|_| Err("it took too long".to_owned())))
+    Done::Fetched(
+        timeout(FETCH, all).await.unwrap_or_else(|_| Err(NotFetched::Broken("it took too long".to_owned()))),
+    )
 }
 
 impl Shared {

@@ -4,7 +4,7 @@
 use super::Shared;
 use super::table::{Peer, REATTEST, Refusal, VERDICT_LIFE, Verdict};
 use pillar_model::{Bank, Binding, Evidence, FirmwareReference, PillarId};
-use pillar_quorum::Releases;
+use pillar_quorum::{Cluster, Releases};
 use pillar_session as session;
 use pillar_verify::{
     Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, Report, SameTpm, StateVolume, Verified,
@@ -32,7 +32,54 @@ impl Shared {
         mut evidence: Evidence,
         binding: &Binding,
     ) -> Result<Verified, session::Refusal> {
-        let cluster = self.chain.cluster().ok_or_else(|| policy("this pillar belongs to no cluster"))?;
+        loop {
+            let cluster = self.chain.cluster().ok_or_else(|| policy("this pillar belongs to no cluster"))?;
+            let (report, verdict) = self.judge_by(&cluster, name, &mut evidence, binding)?;
+            let mut table = self.table();
+            // An entry that came meanwhile may have changed what it is held to, or that it is a member at all.
+            if self.chain.cluster().is_none_or(|newest| newest.head() != cluster.head()) {
+                continue;
+            }
+            let new_agent = match &verdict {
+                Ok(verified) => {
+                    let peer = table.peer(name);
+                    let new_agent = peer.of_agent(&evidence.heartbeat_key).is_none();
+                    let verdict = Verdict {
+                        at: Instant::now(),
+                        counters: verified.counters(),
+                        version: verified.version().to_owned(),
+                        heartbeat_key: evidence.heartbeat_key,
+                    };
+                    peer.accepted(verdict, Some(report));
+                    new_agent
+                }
+                Err(rejection) => {
+                    table.peer(name).refused(refusal(rejection), Some(report));
+                    true
+                }
+            };
+            drop(table);
+            if new_agent {
+                // Those of the agent before it; this one's own is noted when it stands.
+                let reason = verdict
+                    .as_ref()
+                    .err()
+                    .map_or_else(|| "its agent was started anew".to_owned(), ToString::to_string);
+                self.cut_all(name, &reason);
+            }
+            self.judged(name);
+            return verdict.map_err(Into::into);
+        }
+    }
+
+    /// By what the chain says now.
+    fn judge_by(
+        &self,
+        cluster: &Cluster,
+        name: &PillarId,
+        evidence: &mut Evidence,
+        binding: &Binding,
+    ) -> Result<(Report, Result<Verified, Rejection>), session::Refusal> {
         let row = cluster.member(name).ok_or_else(|| policy("it is no member any more"))?;
         let releases: Vec<_> = cluster.releases().into_iter().flat_map(Releases::iter).collect();
         if releases.is_empty() {
@@ -56,21 +103,7 @@ impl Shared {
             previous: previous.map(with_slack),
             session: living.map(with_slack),
         };
-        let (report, verdict) = judge(&evidence, binding, &policy);
-        match &verdict {
-            Ok(verified) => self.table().peer(name).accepted(
-                Verdict {
-                    at: Instant::now(),
-                    counters: verified.counters(),
-                    version: verified.version().to_owned(),
-                    heartbeat_key: evidence.heartbeat_key,
-                },
-                Some(report),
-            ),
-            Err(rejection) => self.refuse(name, refusal(rejection), Some(report)),
-        }
-        self.judged(name);
-        verdict.map_err(Into::into)
+        Ok(judge(evidence, binding, &policy))
     }
 
     /// The counters of the last accepted evidence, and those that the agent with this heartbeat key must still have.

@@ -23,9 +23,10 @@ use heartbeat::HeartbeatKey;
 use hints::Hints;
 use pillar_model::PillarId;
 use pillar_quorum::Cluster;
-use pillar_session::Cut;
+use pillar_session::{Cut, PeerChannel};
 use pillar_wire::proto;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -126,7 +127,7 @@ impl Shared {
             }
             Some(_) => match locked(&self.forks).first() {
                 Some(other) => format!(
-                    "{other} has another chain of entries: operators signed two entries of one number"
+                    "{other} says that it has another chain of entries; if so, operators signed two entries of one number"
                 ),
                 None => String::new(),
             },
@@ -163,14 +164,27 @@ impl Shared {
     }
 
     /// Notes an open connection, to be cut when its peer is; it is forgotten with what is returned.
-    fn connected(self: &Arc<Self>, name: &PillarId, cut: Cut) -> Connected {
+    fn connected(self: &Arc<Self>, channel: &PeerChannel) -> Connected {
+        let (name, cut) = (channel.peer().clone(), channel.cut().clone());
         let id = self.connections.fetch_add(1, Ordering::Relaxed);
         locked(&self.cuts).entry(name.clone()).or_default().insert(id, cut.clone());
-        // Its peer may have been refused on another connection while this one was made.
-        if self.table().get(name).is_none_or(|peer| peer.live_verdict(Instant::now()).is_none()) {
+        // Its peer may have been refused on another connection while this one was made, or lost its row to another machine.
+        if !self.is_believed(channel) {
             cut.cut("no live verdict about it");
         }
-        Connected { shared: Arc::clone(self), name: name.clone(), id }
+        Connected { shared: Arc::clone(self), name, id }
+    }
+
+    /// Whether there is a live verdict about the machine at the other end.
+    fn is_believed(&self, channel: &PeerChannel) -> bool {
+        let name = channel.peer();
+        let verified = self.table().get(name).is_some_and(|peer| peer.live_verdict(Instant::now()).is_some());
+        verified && self.member_by_tls(channel.peer_spki()).as_ref() == Some(name)
+    }
+
+    /// Those with whom there are connections.
+    fn connected_names(&self) -> Vec<PillarId> {
+        locked(&self.cuts).keys().cloned().collect()
     }
 
     /// Cuts all connections with a peer.
@@ -190,8 +204,12 @@ struct Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        if let Some(of_peer) = locked(&self.shared.cuts).get_mut(&self.name) {
+        let mut cuts = locked(&self.shared.cuts);
+        if let Some(of_peer) = cuts.get_mut(&self.name) {
             of_peer.remove(&self.id);
+            if of_peer.is_empty() {
+                cuts.remove(&self.name);
+            }
         }
     }
 }
@@ -208,22 +226,34 @@ impl Peers {
         Self { shared, listener }
     }
 
-    /// Runs until it is dropped.
-    pub async fn run(self) -> std::io::Result<()> {
+    /// Runs until it is dropped. Ends when a part of it that must not end has ended.
+    pub async fn run(self) -> io::Result<()> {
         let Self { shared, listener } = self;
         let spki = identity(&shared).await;
         let endpoint = Arc::new(serve::endpoint(&shared, &spki));
         let _ = shared.own_spki.set(spki);
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve::run(Arc::clone(&shared), Arc::clone(&endpoint), listener)?);
-        tasks.spawn(beat::Beat::new(Arc::clone(&shared)).run());
+        let vital = [
+            tasks.spawn(serve::run(Arc::clone(&shared), Arc::clone(&endpoint), listener)?).id(),
+            tasks.spawn(beat::Watch::new(Arc::clone(&shared)).run()).id(),
+            tasks.spawn(beat::Beat::new(Arc::clone(&shared)).run()).id(),
+        ];
         let mut changes = shared.chain.changes();
         let mut callers: BTreeMap<PillarId, AbortHandle> = BTreeMap::new();
         loop {
             call_members(&shared, &endpoint, &mut tasks, &mut callers);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return Ok(()) },
-                Some(_) = tasks.join_next() => callers.retain(|_, task| !task.is_finished()),
+                Some(ended) = tasks.join_next_with_id() => {
+                    let (id, why) = match ended {
+                        Ok((id, ())) => (id, "it ended".to_owned()),
+                        Err(error) => (error.id(), error.to_string()),
+                    };
+                    if vital.contains(&id) {
+                        return Err(io::Error::other(why));
+                    }
+                    callers.retain(|_, task| !task.is_finished());
+                }
             }
         }
     }
@@ -238,23 +268,32 @@ fn call_members(
     callers: &mut BTreeMap<PillarId, AbortHandle>,
 ) {
     let Some(cluster) = shared.chain.cluster() else { return };
+    // Whoever is no member itself calls nobody and knows nobody.
     let own = shared.own_name(&cluster);
-    let members: BTreeSet<PillarId> = match &own {
-        Some(own) => cluster.members().keys().filter(|name| *name != own).cloned().collect(),
-        None => BTreeSet::new(),
-    };
+    let is_other = |name: &PillarId| own.as_ref().is_some_and(|own| own != name);
+    let rows: BTreeMap<PillarId, &[u8]> = cluster
+        .members()
+        .values()
+        .filter(|row| is_other(&row.name))
+        .map(|row| (row.name.clone(), row.tls_spki.0.as_slice()))
+        .collect();
     callers.retain(|name, task| {
-        let stays = members.contains(name);
+        let stays = rows.contains_key(name);
         if !stays {
             info!("{name} is no member any more");
             task.abort();
             locked(&shared.callers).remove(name);
-            shared.cut_all(name, "it is no member any more");
         }
         stays
     });
-    shared.table().keep(&members);
-    for name in members {
+    let replaced = shared.table().keep(&rows);
+    for name in &replaced {
+        shared.cut_all(name, "another machine has taken its place");
+    }
+    for name in shared.connected_names().iter().filter(|name| !rows.contains_key(name)) {
+        shared.cut_all(name, "it is no member any more");
+    }
+    for name in rows.into_keys() {
         match callers.get(&name) {
             Some(_) => {
                 if let Some(caller) = locked(&shared.callers).get(&name) {

@@ -31,6 +31,8 @@ use tracing::{debug, warn};
 const CONNECTIONS: usize = 128;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two heartbeats of one connection.
+const BEAT_PAUSE: Duration = Duration::from_millis(250);
 /// One heartbeat in so many is answered.
 const ANSWER_EVERY: u64 = 4;
 /// Answers to heartbeats that wait to be sent.
@@ -176,7 +178,7 @@ async fn connection(
         }
     };
     let name = attested.peer().clone();
-    let _kept = shared.connected(&name, attested.channel().cut().clone());
+    let _kept = shared.connected(attested.channel());
     shared.call_now(&name);
     let (_, attested) = attested.split();
     let service = PeersServer::new(Service { shared: Arc::clone(&shared), endpoint })
@@ -193,9 +195,17 @@ struct Service {
     endpoint: Arc<OwnEndpoint>,
 }
 
-fn channel<T>(request: &Request<T>) -> Result<Arc<PeerChannel>, Status> {
-    let channel = request.extensions().get::<Arc<PeerChannel>>().cloned();
-    channel.ok_or_else(|| Status::internal("a request outside of an attested connection"))
+impl Service {
+    /// The connection of a request, if there is a live verdict about who is at its other end.
+    fn channel<T>(&self, request: &Request<T>) -> Result<Arc<PeerChannel>, Status> {
+        let channel = request.extensions().get::<Arc<PeerChannel>>().cloned();
+        let channel =
+            channel.ok_or_else(|| Status::internal("a request outside of an attested connection"))?;
+        match self.shared.is_believed(&channel) {
+            true => Ok(channel),
+            false => Err(Status::permission_denied("no live verdict about you")),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -206,7 +216,7 @@ impl proto::peers_server::Peers for Service {
         &self,
         request: Request<Streaming<proto::Heartbeat>>,
     ) -> Result<Response<Self::BeatStream>, Status> {
-        let channel = channel(&request)?;
+        let channel = self.channel(&request)?;
         let mut beats = request.into_inner();
         let (answers, unsent) = mpsc::channel(ANSWERS);
         let shared = Arc::clone(&self.shared);
@@ -217,13 +227,18 @@ impl proto::peers_server::Peers for Service {
                 let failed = taken.is_err();
                 // Most of them say all by coming; an answer to each would double the traffic of an idle cluster.
                 let answer = match taken {
-                    Ok(sequence) if sequence % ANSWER_EVERY != 0 => continue,
+                    Ok(sequence) if sequence % ANSWER_EVERY != 0 => {
+                        sleep(BEAT_PAUSE).await;
+                        continue;
+                    }
                     Ok(sequence) => Ok(proto::BeatReply { sequence }),
                     Err(status) => Err(status),
                 };
                 if answers.send(answer).await.is_err() || failed {
                     return;
                 }
+                // More than a backlog needs is not read.
+                sleep(BEAT_PAUSE).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(unsent)))
@@ -233,7 +248,7 @@ impl proto::peers_server::Peers for Service {
         &self,
         request: Request<proto::ReattestRequest>,
     ) -> Result<Response<proto::PeerEvidence>, Status> {
-        let channel = channel(&request)?;
+        let channel = self.channel(&request)?;
         self.endpoint.answer(&channel, request.into_inner()).await.map(Response::new)
     }
 
@@ -241,7 +256,7 @@ impl proto::peers_server::Peers for Service {
         &self,
         request: Request<proto::EntriesRequest>,
     ) -> Result<Response<proto::EntriesReply>, Status> {
-        channel(&request)?;
+        self.channel(&request)?;
         let envelopes = self.shared.chain.entries(request.into_inner().from);
         Ok(Response::new(proto::EntriesReply { envelopes, pending: Vec::new() }))
     }
@@ -251,14 +266,16 @@ impl Shared {
     /// One heartbeat of the peer at the other end of `channel`: its number.
     fn take_heartbeat(&self, channel: &PeerChannel, beat: &proto::Heartbeat) -> Result<u64, Status> {
         let name = channel.peer();
-        let heartbeat =
-            heartbeat::open(beat, channel.heartbeat_key(), name, wall_unix_ms()).map_err(|error| {
-                warn!("heartbeat of {name}: {error}");
-                Status::invalid_argument(error.to_string())
-            })?;
+        let key = channel.heartbeat_key();
+        let heartbeat = heartbeat::open(beat, key, name, wall_unix_ms()).map_err(|error| {
+            warn!("heartbeat of {name}: {error}");
+            // TLS says that these are its own bytes.
+            channel.cut().cut(&error.to_string());
+            Status::invalid_argument(error.to_string())
+        })?;
         let (sequence, serial, head) = (heartbeat.sequence, heartbeat.serial, heartbeat.head.clone());
         // The lock must be gone before a refusal takes it again.
-        let heard = self.table().peer(name).heard(heartbeat, Instant::now());
+        let heard = self.table().peer(name).heard(heartbeat, key, Instant::now());
         match heard {
             Ok(()) => {}
             Err(error @ HeartbeatError::Counters { .. }) => {
@@ -286,11 +303,16 @@ impl Shared {
             self.fetch_from(name);
         }
         let forked = serial == cluster.serial() && head != cluster.head().0;
+        self.note_fork(name, forked);
+    }
+
+    /// Keeps in mind who says that it has another chain. Its word alone: operators are told, nothing else follows.
+    pub(super) fn note_fork(&self, name: &PillarId, forked: bool) {
         let mut forks = locked(&self.forks);
-        if forked && forks.insert(name.clone()) {
-            warn!("{name} has another entry {serial} than this pillar: operators signed two");
-        } else if !forked {
+        if !forked {
             forks.remove(name);
+        } else if forks.insert(name.clone()) {
+            warn!("{name} says that it has another chain of entries than this pillar");
         }
     }
 }

@@ -87,7 +87,7 @@ pub struct Heartbeat {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeartbeatError {
     /// There is no verdict that lives.
-    #[error("no live verdict about the sender")]
+    #[error("no live verdict about the sender, or about another agent than this one")]
     Unverified,
     /// Sent again, or out of order.
     #[error("heartbeat {found} after {last}: replayed")]
@@ -110,6 +110,8 @@ pub enum HeartbeatError {
 /// One peer.
 #[derive(Default)]
 pub struct Peer {
+    /// TLS key of the row that this is about (SubjectPublicKeyInfo).
+    tls_spki: Vec<u8>,
     verdict: Option<Verdict>,
     refusal: Option<Refusal>,
     heartbeat: Option<Heartbeat>,
@@ -176,9 +178,11 @@ impl Peer {
         self.tries += 1;
     }
 
-    /// A heartbeat with a good signature. An error about counters is a refusal; the caller cuts the connection.
-    pub fn heard(&mut self, heartbeat: Heartbeat, now: Instant) -> Result<(), HeartbeatError> {
-        let verdict = self.live_verdict(now).ok_or(HeartbeatError::Unverified)?;
+    /// A heartbeat with a good signature by `key`. An error about counters is a refusal; the caller cuts the connection.
+    pub fn heard(&mut self, heartbeat: Heartbeat, key: &[u8], now: Instant) -> Result<(), HeartbeatError> {
+        // A heartbeat that the agent of an earlier boot sent, and that comes late, says nothing about this one.
+        let verdict = self.live_verdict(now).filter(|verdict| verdict.heartbeat_key == key);
+        let verdict = verdict.ok_or(HeartbeatError::Unverified)?;
         let found = (heartbeat.reset_count, heartbeat.restart_count);
         let attested = (verdict.counters.reset_count, verdict.counters.restart_count);
         if found != attested {
@@ -282,10 +286,14 @@ impl Peer {
             return (PeerState::Down, format!("its attestation has lapsed, {words}: {why}"));
         }
         let phi = self.phi(now);
+        let unheard = self.heartbeat_at.or(self.verdict.as_ref().map(|verdict| verdict.at));
+        let mute = unheard.is_some_and(|at| now.saturating_duration_since(at) >= SUSPECT_AFTER);
         if silent >= DOWN_AFTER {
             (PeerState::Down, format!("{words}: {why}"))
         } else if silent >= SUSPECT_AFTER || (silent > 2 * PERIOD && phi >= SUSPECT_PHI) {
             (PeerState::Suspect, format!("{words}, phi {phi:.1}"))
+        } else if mute {
+            (PeerState::Suspect, "it answers, and sends no heartbeats".to_owned())
         } else {
             (PeerState::Up, String::new())
         }
@@ -315,9 +323,26 @@ impl Table {
         self.peers.get(name)
     }
 
-    /// Forgets who is no member any more.
-    pub fn keep(&mut self, members: &BTreeSet<PillarId>) {
-        self.peers.retain(|name, _| members.contains(name));
+    /// Keeps these members, by name and TLS key. Whoever is none any more is forgotten, and so is what was known of another
+    /// machine under the same name: the names of these come back.
+    pub fn keep(&mut self, rows: &BTreeMap<PillarId, &[u8]>) -> Vec<PillarId> {
+        self.peers.retain(|name, _| rows.contains_key(name));
+        let mut replaced = Vec::new();
+        for (name, spki) in rows {
+            let peer = self.peers.entry(name.clone()).or_default();
+            if peer.tls_spki != *spki {
+                if !peer.tls_spki.is_empty() {
+                    replaced.push(name.clone());
+                }
+                *peer = Peer { tls_spki: spki.to_vec(), ..Peer::default() };
+            }
+        }
+        replaced
+    }
+
+    /// Every verdict lapses: nobody knows how long this machine was not there.
+    pub fn lapse(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.verdict = None);
     }
 
     /// All of them.
@@ -354,8 +379,10 @@ mod tests {
     }
 
     fn verdict(at: Instant) -> Verdict {
-        Verdict { at, counters: counters(1), version: "1".to_owned(), heartbeat_key: vec![7; 32] }
+        Verdict { at, counters: counters(1), version: "1".to_owned(), heartbeat_key: KEY.to_vec() }
     }
+
+    const KEY: &[u8] = &[7; 32];
 
     fn heartbeat(sequence: u64) -> Heartbeat {
         Heartbeat {
@@ -391,7 +418,7 @@ mod tests {
             now = start
                 + PERIOD * u32::try_from(sequence).expect("small")
                 + Duration::from_millis(sequence % 3 * 40);
-            peer.heard(heartbeat(sequence), now).expect("heard");
+            peer.heard(heartbeat(sequence), KEY, now).expect("heard");
         }
         (peer, now)
     }
@@ -413,7 +440,7 @@ mod tests {
         assert!(why.contains("20.0 s ago") && why.contains("no route"), "{why}");
         // One heartbeat mends it.
         let now = last + Duration::from_secs(20);
-        peer.heard(heartbeat(21), now).expect("heard");
+        peer.heard(heartbeat(21), KEY, now).expect("heard");
         assert_eq!(peer.state(now), (PeerState::Up, String::new()));
     }
 
@@ -422,7 +449,8 @@ mod tests {
         let (mut peer, last) = steady(Instant::now());
         let now = last + Duration::from_secs(30);
         peer.answered(Duration::from_millis(3), now);
-        assert_eq!(peer.state(now + PERIOD).0, PeerState::Up);
+        let (state, why) = peer.state(now + PERIOD);
+        assert_eq!((state, why.as_str()), (PeerState::Suspect, "it answers, and sends no heartbeats"));
         assert_eq!(peer.round_trip(), Some(Duration::from_millis(3)));
     }
 
@@ -434,7 +462,7 @@ mod tests {
         assert_eq!(peer.state(last), down);
         peer.accepted(verdict(last), None);
         assert_eq!(peer.state(last), down, "its own evidence is good, and that is not the point");
-        peer.answered(Duration::ZERO, last);
+        peer.believes_us();
         assert_eq!(peer.state(last).0, PeerState::Up);
     }
 
@@ -444,7 +472,7 @@ mod tests {
         peer.refused(refusal(), None);
         assert_eq!(peer.state(last), (PeerState::Untrusted, "firmware: another".to_owned()));
         assert_eq!(peer.live_verdict(last), None);
-        assert_eq!(peer.heard(heartbeat(30), last), Err(HeartbeatError::Unverified));
+        assert_eq!(peer.heard(heartbeat(30), KEY, last), Err(HeartbeatError::Unverified));
         peer.unreachable("gone".to_owned());
         peer.answered(Duration::ZERO, last);
         assert_eq!(peer.state(last + Duration::from_secs(3600)).0, PeerState::Untrusted);
@@ -460,7 +488,7 @@ mod tests {
         let late = start + VERDICT_LIFE;
         assert!(peer.live_verdict(late - Duration::from_millis(1)).is_some());
         assert_eq!(peer.live_verdict(late), None);
-        assert_eq!(peer.heard(heartbeat(1), late), Err(HeartbeatError::Unverified));
+        assert_eq!(peer.heard(heartbeat(1), KEY, late), Err(HeartbeatError::Unverified));
         assert_eq!(peer.state(late).0, PeerState::Down);
         assert!(peer.previous().is_some(), "the counters stay");
     }
@@ -470,14 +498,18 @@ mod tests {
         let (mut peer, last) = steady(Instant::now());
         for sequence in [20, 19, 0] {
             let replayed = HeartbeatError::Replayed { found: sequence, last: 20 };
-            assert_eq!(peer.heard(heartbeat(sequence), last), Err(replayed));
+            assert_eq!(peer.heard(heartbeat(sequence), KEY, last), Err(replayed));
         }
         let moved = Heartbeat { restart_count: 1, ..heartbeat(21) };
         let expected = HeartbeatError::Counters { found: (1, 1), attested: (1, 0) };
-        assert_eq!(peer.heard(moved, last), Err(expected));
+        assert_eq!(peer.heard(moved, KEY, last), Err(expected));
         // A new agent begins at one again, under a key of its own.
-        peer.accepted(Verdict { heartbeat_key: vec![8; 32], ..verdict(last) }, None);
-        peer.heard(heartbeat(1), last).expect("heard");
+        let other = vec![8; 32];
+        peer.accepted(Verdict { heartbeat_key: other.clone(), ..verdict(last) }, None);
+        peer.heard(heartbeat(1), &other, last).expect("heard");
+        // What the old one sent comes late, and does not count.
+        assert_eq!(peer.heard(heartbeat(22), KEY, last), Err(HeartbeatError::Unverified));
+        peer.heard(heartbeat(2), &other, last).expect("heard");
     }
 
     #[test]
@@ -493,7 +525,13 @@ mod tests {
         // Who is not believed does not vouch.
         table.peer(&p2).refused(refusal(), None);
         assert_eq!(table.vouchers(&p3, &own, now), std::slice::from_ref(&own));
-        table.keep(&BTreeSet::from([p2.clone()]));
+        let rows = |spki: &'static [u8]| BTreeMap::from([(id("p2"), spki)]);
+        assert!(table.keep(&rows(b"key")).is_empty());
         assert!(table.get(&p3).is_none());
+        table.peer(&p2).accepted(verdict(now), None);
+        assert!(table.keep(&rows(b"key")).is_empty() && table.peer(&p2).live_verdict(now).is_some());
+        // Another machine under the name has nothing of the old one.
+        assert_eq!(table.keep(&rows(b"other key")), std::slice::from_ref(&p2));
+        assert!(table.peer(&p2).live_verdict(now).is_none() && table.peer(&p2).previous().is_none());
     }
 }
