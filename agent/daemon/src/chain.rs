@@ -206,7 +206,7 @@ impl Chain {
 
     /// Takes entries that follow ours, from a peer, which proves nothing by having them. How many were new. No clock is
     /// asked: whoever moves ours could keep decisions from us.
-    pub fn take(&self, texts: &[Vec<u8>], _now_unix_s: u64) -> Result<usize, Error> {
+    pub fn take(&self, texts: &[Vec<u8>]) -> Result<usize, Error> {
         let mut new = 0;
         let _writing = self.writing();
         let place = self.place()?;

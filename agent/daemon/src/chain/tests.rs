@@ -145,7 +145,7 @@ fn a_peer_cannot_blow_up_what_the_operators_signed() {
     let (_, entries) = disk.with(3);
     let (chain, _) = other.with(1);
     let texts: Vec<Vec<u8>> = entries.iter().map(blown).collect();
-    assert_eq!(chain.take(&texts, NOW).expect("good"), 2);
+    assert_eq!(chain.take(&texts).expect("good"), 2);
     for serial in 1..3 {
         let stored = fs::read(other.entry(serial)).expect("there");
         assert_eq!(stored, fs::read(disk.entry(serial)).expect("there"), "as the honest one has it");
@@ -159,7 +159,7 @@ fn a_clock_set_back_keeps_no_decision_from_a_pillar() {
     let (_, entries) = disk.with(3);
     let (chain, _) = other.with(1);
     let texts: Vec<Vec<u8>> = entries.iter().map(json).collect();
-    assert_eq!(chain.take(&texts, 7).expect("good"), 2);
+    assert_eq!(chain.take(&texts).expect("good"), 2);
 }
 
 // attack: P9
@@ -215,7 +215,7 @@ fn a_damaged_entry_costs_what_follows_it_and_comes_again() {
         assert_eq!(cluster(&chain).serial(), 1, "{words}");
         assert_eq!(chain.trouble(), None, "{words}");
         let texts: Vec<Vec<u8>> = entries.iter().map(json).collect();
-        assert_eq!(chain.take(&texts, NOW).expect("good"), 2, "{words}");
+        assert_eq!(chain.take(&texts).expect("good"), 2, "{words}");
         assert_eq!(cluster(&disk.chain()).serial(), 3, "{words}");
     }
     // The first one can only come from operators.

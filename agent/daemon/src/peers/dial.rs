@@ -4,7 +4,6 @@ use super::serve::{OwnEndpoint, condemn};
 use super::table::{PERIOD, REATTEST};
 use super::{Caller, Shared, locked};
 use crate::chain;
-use crate::peers::beat::wall_unix_ms;
 use crate::service::words;
 use pillar_model::PillarId;
 use pillar_session::{Error, PeerChannel, PeerConnection};
@@ -143,7 +142,8 @@ impl Call {
         match error {
             // What it means for the peer has been noted where it was judged.
             Error::Refused { peer: Some(_), .. } => (pause * 2).min(PAUSE_REFUSED),
-            Error::RefusedByPeer { check, reason, .. } => {
+            // Without a name it is an alert, which anybody on the network may have sent.
+            Error::RefusedByPeer { peer: Some(_), check, reason } => {
                 // The reason often begins with the check's name.
                 let check = check.as_str();
                 let reason =
@@ -324,7 +324,7 @@ async fn fetch(shared: Arc<Shared>, mut client: PeersClient<PeerConnection>) -> 
                 return Ok(new);
             }
             let chain = Arc::clone(&shared.chain);
-            let taken = tokio::task::spawn_blocking(move || chain.take(&envelopes, wall_unix_ms() / 1000));
+            let taken = tokio::task::spawn_blocking(move || chain.take(&envelopes));
             let taken = taken.await.map_err(|error| NotFetched::Broken(error.to_string()))?;
             match taken.map_err(NotFetched::Refused)? {
                 0 => return Ok(new),
