@@ -113,9 +113,11 @@ pub fn keys(operators: &[OperatorEntry]) -> Vec<OperatorKey> {
     operators.iter().map(|operator| operator.key).collect()
 }
 
-/// The whole chain of a pillar that belongs to a cluster.
+/// The whole chain of a pillar that belongs to a cluster. Judged as it comes: a pillar that lies is cut short at its first
+/// entry that nobody signed, before it can fill our memory.
 pub async fn fetch(witness: &mut Witness, trusted: &[OperatorKey]) -> Outcome<Chain> {
     let mut envelopes = Vec::new();
+    let mut cluster: Option<Cluster> = None;
     let pending = loop {
         let from = envelopes.len() as u64;
         let request = witness.connected.client.entries(proto::EntriesRequest { from });
@@ -127,14 +129,21 @@ pub async fn fetch(witness: &mut Witness, trusted: &[OperatorKey]) -> Outcome<Ch
         }
         let more = !reply.envelopes.is_empty();
         for json in &reply.envelopes {
-            envelopes.push(Envelope::parse(json).map_err(|error| malformed("entry", &error))?);
+            let envelope = Envelope::parse(json).map_err(|error| malformed("entry", &error))?;
+            let one = std::slice::from_ref(&envelope);
+            let next = match &cluster {
+                None => replay(one, trusted),
+                Some(cluster) => cluster.extend(one),
+            };
+            let at = envelopes.len();
+            cluster = Some(next.map_err(|(_, refusal)| forged(&witness.place.name, at, &refusal))?);
+            envelopes.push(envelope);
         }
         if !more || envelopes.len() as u64 > witness.view.said.serial {
             break reply.pending;
         }
     };
-    let cluster =
-        replay(&envelopes, trusted).map_err(|(at, refusal)| forged(&witness.place.name, at, &refusal))?;
+    let cluster = cluster.ok_or_else(|| forged(&witness.place.name, 0, &Refusal::NoEntries))?;
     let mut chain = Chain { envelopes, pending: Vec::new(), cluster };
     for json in &pending {
         // What fits this chain no longer, or never did, is nobody's concern.

@@ -9,6 +9,7 @@ use crate::cli::{Admit, Caller, Enroll, Form, Output, Revoke, Signing, Via};
 use crate::clock;
 use crate::failure::{Failure, Kind, Outcome, Said};
 use crate::paint::harmless;
+use crate::promise::promise;
 use crate::row;
 use crate::session::connect;
 use crate::signer::Signer;
@@ -220,6 +221,7 @@ pub async fn decide(
     if let Some(signing) = signing {
         let signer = Signer::of(caller, signing)?;
         entitled(&signer, &proposal, chain)?;
+        proposal = promise(&caller.run.dir, &signer.public(), chain, proposal, signing.instead)?;
         signer.approve(&mut proposal.envelope)?;
         proposal = chain.count(proposal.envelope)?;
     }

@@ -19,6 +19,7 @@ mod operators;
 mod paint;
 mod pins;
 mod policy;
+mod promise;
 mod reference;
 mod report;
 mod row;

@@ -181,6 +181,28 @@ fn a_member_leaves_when_two_operators_say_so() {
     desk.says(&format!("revoke p3 {via}"), 5, &["p3 is not a member"]);
 }
 
+// attack: P12
+#[test]
+fn one_key_signs_one_decision_for_one_place() {
+    let desk = Desk::new();
+    let (at, mind) = start(desk.member(), Serves::Everybody);
+    let via = format!("--via p1={at}");
+    desk.says(&format!("revoke p3 --reason stolen {via}"), 8, &["entry 5 of lab", "1 of 2 signatures"]);
+    // The pillar lost it: the same is handed in again.
+    let lost = std::mem::take(&mut mind.lock().expect("whole").pending);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    desk.says(&format!("revoke p3 --reason stolen {via}"), 8, &["1 of 2 signatures"]);
+    assert_eq!(mind.lock().expect("whole").pending, lost);
+    // A pillar hides what is in force already, or two decisions were made at once: the second is not signed.
+    mind.lock().expect("whole").pending.clear();
+    let other = format!("revoke p2 --reason lost {via}");
+    desk.says(&other, 2, &["signed another decision as entry 5", "hint: if the other one is in force"]);
+    assert!(mind.lock().expect("whole").pending.is_empty());
+    // Another operator is not bound by it, and a decision that was given up can be replaced.
+    desk.says(&format!("{other} --key keys/dev/operator-2.key"), 8, &["1 of 2 signatures (operator-2)"]);
+    desk.says(&format!("{other} --instead"), 0, &["in force as entry 5"]);
+}
+
 // attack: D1 P9
 #[test]
 fn a_key_that_is_no_operators_signs_nothing() {

@@ -101,6 +101,9 @@ pub struct Signing {
     /// Sign with an Ed25519 key of the ssh-agent instead of the key file: by comment, fingerprint or public key
     #[arg(long, value_name = "WHICH")]
     pub ssh_agent: Option<Which>,
+    /// Sign although this key signed another decision for the same place in the chain, which was given up
+    #[arg(long)]
+    pub instead: bool,
 }
 
 /// Which of the TPM's banks.
