@@ -5,6 +5,7 @@
 mod bare;
 mod boot;
 mod cargo;
+mod cluster;
 mod figures;
 mod flash;
 mod image;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Benchmarks of the image in out/ beside their peers
 #[derive(Debug, Parser)]
@@ -68,6 +70,15 @@ enum Command {
     Verify,
     /// The longest time and the most memory that hostile evidence takes to be refused
     Hostile,
+    /// Four pillars in one network: how soon they attest each other and notice tampering, what an agent costs
+    Cluster {
+        /// Starts of all four at once
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        /// Seconds in which agents are left alone
+        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(10..=86400))]
+        idle: u32,
+    },
     /// Resident memory of init and agent in the running image
     Memory {
         #[command(flatten)]
@@ -94,6 +105,8 @@ fn main() -> ExitCode {
         Command::Flash { runs } => flash::bench(runs).and_then(|report| print(&report, arguments.output)),
         Command::Image => image::bench().and_then(|report| print(&report, arguments.output)),
         Command::State { runs } => state::bench(runs).and_then(|report| print(&report, arguments.output)),
+        Command::Cluster { runs, idle } => cluster::bench(runs, Duration::from_secs(idle.into()))
+            .and_then(|report| print(&report, arguments.output)),
         Command::Verify => cargo::bench("verify"),
         Command::Hostile => cargo::bench("hostile"),
         Command::Memory { shape } => {

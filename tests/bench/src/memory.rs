@@ -11,6 +11,7 @@ use pillar_tools::{Network, Tools};
 use serde::Serialize;
 use std::fmt;
 use std::fs;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What the project allows init and agent together.
@@ -75,7 +76,7 @@ fn kib(text: &str) -> Option<u64> {
 }
 
 /// The value of a metric without labels.
-fn metric(page: &str, name: &str) -> Option<u64> {
+pub fn metric<T: FromStr>(page: &str, name: &str) -> Option<T> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.trim().parse().ok()
 }
 
@@ -132,6 +133,6 @@ mod tests {
         }
         let page = "# HELP pillar_agent_resident_bytes x\npillar_agent_resident_bytes_other 1\npillar_agent_resident_bytes 9\n";
         assert_eq!(metric(page, AGENT_METRIC), Some(9));
-        assert_eq!(metric("", AGENT_METRIC), None);
+        assert_eq!(metric::<u64>("", AGENT_METRIC), None);
     }
 }

@@ -8,7 +8,7 @@ use pillar_layout::console;
 use pillar_qemu::switch::Control;
 use pillar_qemu::{Builder, DiskMode, Firmware, Lab, Machine, Mark, Switch, TpmKind, speaks_tls};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ pub struct Cluster {
     lab: Lab,
     switch: Switch,
     bench: Bench,
+    tapped: BTreeSet<String>,
     logs: usize,
 }
 
@@ -155,7 +156,12 @@ impl Cluster {
         let mut lab = Lab::make(&Lab::dir_in(bench.dir()), Some(SEED))?;
         lab.join(names)?;
         let switch = lab.switch()?;
-        Ok(Cluster { machines: BTreeMap::new(), lab, switch, bench, logs: 0 })
+        Ok(Cluster { machines: BTreeMap::new(), lab, switch, bench, tapped: BTreeSet::new(), logs: 0 })
+    }
+
+    /// From its next start on, somebody sits on this machine's TPM bus.
+    pub fn tap(&mut self, name: &str) {
+        self.tapped.insert(name.to_owned());
     }
 
     /// The folder with everything.
@@ -197,12 +203,13 @@ impl Cluster {
 
     /// A machine of this lab: with Secure Boot, our keys, a TPM and a disk of its own.
     pub fn builder(&self, name: &str) -> Result<Builder> {
-        Ok(Machine::builder(name)
+        let builder = Machine::builder(name)
             .dir(self.dir().join(name))
             .disk(self.bench.files().file("raw"), DiskMode::Copy)
             .firmware(Firmware::enrolled(enrolled()?))
             .tpm(TpmKind::swtpm())
-            .lab(&self.lab.seat(name)?))
+            .lab(&self.lab.seat(name)?);
+        Ok(if self.tapped.contains(name) { builder.tpm_bus() } else { builder })
     }
 
     /// Starts machines at once and waits until each is healthy.
@@ -273,9 +280,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Cuts a machine's power.
+    /// Keeps a machine's log and cuts its power.
     pub fn power_cut(&mut self, name: &str) -> Result<()> {
         self.keep_log(name)?;
+        self.cut(name)
+    }
+
+    /// Cuts a machine's power now; its log goes with it.
+    pub fn cut(&mut self, name: &str) -> Result<()> {
         self.machines.remove(name).with_context(|| format!("{name} does not run"))?.machine.power_cut();
         Ok(())
     }
@@ -407,8 +419,11 @@ impl Cluster {
     }
 
     /// Names the folder in a failure, and keeps every log there.
-    pub fn explain(&mut self, result: Result<()>) -> Result<()> {
-        let Err(error) = result else { return Ok(()) };
+    pub fn explain<T>(&mut self, result: Result<T>) -> Result<T> {
+        let error = match result {
+            Ok(told) => return Ok(told),
+            Err(error) => error,
+        };
         let names: Vec<String> = self.names().map(str::to_owned).collect();
         for name in names {
             // Who does not answer has its console there.

@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const ALL: [&str; 4] = ["p1", "p2", "p3", "p4"];
+/// Somebody sits on the bus to its TPM.
+const TAPPED: &str = "p4";
 /// For whatever should take seconds, on a host that is busy. It bounds a hang, it times nothing.
 const SOON: Duration = Duration::from_secs(60);
 /// How long each fault of the network lasts: ten heartbeats.
@@ -23,6 +25,7 @@ static TURN: Mutex<()> = Mutex::new(());
 fn story(test: &str, names: &[&str], tell: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut cluster = Cluster::prepare(test, names)?;
+    cluster.tap(TAPPED);
     let told = cluster.start(names).and_then(|()| tell(&mut cluster));
     cluster.explain(told)?;
     cluster.passed();
@@ -43,6 +46,7 @@ fn trusted_and_there(view: &View) -> bool {
     view.peers.values().all(|peer| peer.state == "up" || peer.state == "suspect")
 }
 
+// attack: B5
 #[test]
 fn four_pillars_trust_each_other_through_bad_networks_and_reboots() -> Result<()> {
     story("cluster-life", &ALL, |cluster| {
@@ -60,7 +64,7 @@ fn four_pillars_trust_each_other_through_bad_networks_and_reboots() -> Result<()
 
         let said = cluster.lines_with("untrusted")?;
         ensure!(said.is_empty(), "somebody was untrusted:\n{}", said.join("\n"));
-        Ok(())
+        tpm_reset(cluster)
     })
 }
 
@@ -105,6 +109,29 @@ fn reboots(cluster: &mut Cluster) -> Result<()> {
     cluster.reset("p4")?;
     all_up(cluster, &ALL)?;
     println!("reset: all up {:.1} s after its workload", cluster.since_healthy().as_secs_f64());
+    Ok(())
+}
+
+/// A TPM is reset under its running machine: cut off by all, until the machine has booted anew.
+fn tpm_reset(cluster: &mut Cluster) -> Result<()> {
+    let others = ["p1", "p2", "p3"];
+    cluster.machine(TAPPED)?.reset_tpm()?;
+    let refused = |view: &View| {
+        view.peers[TAPPED].state == "untrusted"
+            && view.peers[TAPPED].check == "counters"
+            && !view.peers[TAPPED].verified
+    };
+    let took = cluster.until("its TPM's reset known to everybody", &others, SOON, |_| false, refused)?;
+    println!("TPM reset: cut off by everybody after {:.1} s", took.as_secs_f64());
+    let why = cluster.done(&["explain", TAPPED, "--from", "p1"])?;
+    ensure!(why.contains("the TPM was reset under the running system"), "{why}");
+    // It is called and calls again meanwhile, and nothing that it shows is believed.
+    cluster.stays("it alone untrusted", &others, WHILE, |view| {
+        view.state(TAPPED) == "untrusted"
+            && view.peers.values().filter(|peer| peer.state != "up").count() == 1
+    })?;
+    cluster.reboot(TAPPED)?;
+    cluster.until("everybody up", &ALL, SOON, |_| false, View::all_up)?;
     Ok(())
 }
 
