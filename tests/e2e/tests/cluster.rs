@@ -191,8 +191,11 @@ fn another_image(cluster: &mut Cluster) -> Result<()> {
         refused(view) && view.peers.values().filter(|peer| peer.state != "up").count() == 1
     })?;
     let why = cluster.done(&["explain", "p3", "--from", "p4"])?;
-    ensure!(why.contains("p3 is untrusted") && why.contains("release"), "{why}");
-    println!("{why}");
+    for words in
+        ["p3 is untrusted", "check      release", "PCR        4: loader and UKI", "starts another uki"]
+    {
+        ensure!(why.contains(words), "no {words:?} in {why}");
+    }
     Ok(())
 }
 
@@ -206,16 +209,16 @@ fn revoked(cluster: &Cluster) -> Result<()> {
     let gone = |view: &View| view.state("p4") == "absent";
     let took = cluster.until("p4 gone", &["p1", "p2"], SOON, |_| false, gone)?;
     println!("revoked: gone everywhere after {:.1} s", took.as_secs_f64());
-    let cut = |view: &View| ["p1", "p2"].iter().all(|name| view.state(name) == "down");
+    let cut = |view: &View| {
+        ["p1", "p2"].iter().all(|name| {
+            view.state(name) == "down"
+                && view.peers[*name].reason.starts_with("it refuses this pillar: membership")
+        })
+    };
     let took = cluster.until("p4 cut off", &["p4"], SOON, |_| false, cut)?;
-    println!(
-        "revoked: sees nobody up any more after {:.1} s more: {}",
-        took.as_secs_f64(),
-        cluster.view("p4")?
-    );
+    println!("revoked: sees nobody up any more after {:.1} s more", took.as_secs_f64());
     let again = signs(cluster, 1, &["enroll", "p4"])?;
-    ensure!(again.code == 2 || again.code == 4, "what is revoked stays revoked: {again:#?}");
-    println!("{again:#?}");
+    ensure!(again.code != 0 && again.errors.contains("was revoked by entry"), "{again:#?}");
     Ok(())
 }
 
