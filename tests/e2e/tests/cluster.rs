@@ -46,7 +46,7 @@ fn trusted_and_there(view: &View) -> bool {
     view.peers.values().all(|peer| peer.state == "up" || peer.state == "suspect")
 }
 
-// attack: B5
+// attack: B5 P21
 #[test]
 fn four_pillars_trust_each_other_through_bad_networks_and_reboots() -> Result<()> {
     story("cluster-life", &ALL, |cluster| {
@@ -135,7 +135,7 @@ fn tpm_reset(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-// attack: B2 C2 C4
+// attack: B2 C2 D1 P20
 #[test]
 fn who_joins_needs_two_operators_and_who_is_tampered_with_is_cut_off_by_all() -> Result<()> {
     story("cluster-members", &ALL, |cluster| {

@@ -110,6 +110,8 @@ const ATTACKS: &[(&str, bool, &str)] = &[
     ("P17", false, "a DHCP server that lies, floods, grants what cannot be, or is silent when a lease ends"),
     ("P18", false, "time servers that lie, answer for others, or disagree"),
     ("P19", false, "node settings that are hostile in any field"),
+    ("P20", false, "a genuinely signed image that no operators approved; a revoked member that goes on"),
+    ("P21", false, "a network that loses, delays, doubles or cuts, so that an honest pillar is distrusted"),
 ];
 
 fn root() -> PathBuf {
