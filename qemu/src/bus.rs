@@ -187,6 +187,45 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Lifetime;
+    use crate::swtpm::{EkCa, manufacture, start_for_machine};
+    use pillar_model::Bank;
+    use pillar_tools::Tools;
+
+    /// `TPM2_ReadClock`, and where its answer has the reset count.
+    const READ_CLOCK: [u8; 10] = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x81];
+    const RESET_COUNT: std::ops::Range<usize> = 26..30;
+
+    #[test]
+    fn the_tpm_is_reset_between_two_commands_and_its_machine_is_not_told() {
+        let Ok(tools) = Tools::open() else { return eprintln!("skipped: no tools tree") };
+        let dir = tempfile::tempdir().expect("a folder");
+        let ca = EkCa::cached().expect("an authority");
+        manufacture(&tools, &ca, dir.path(), &[Bank::Sha256]).expect("a TPM");
+        let log = dir.path().join("swtpm.log");
+        std::fs::File::create(&log).expect("a log");
+        let mut swtpm = start_for_machine(&tools, dir.path(), &log, Lifetime::Bound).expect("started");
+        let bus = Bus::start(dir.path()).expect("a bus");
+        assert!(bus.reset_tpm().is_err(), "nobody has switched it on");
+        // What QEMU does at its start.
+        let folder = Short::of(dir.path()).expect("the folder");
+        let mut control = UnixStream::connect(folder.path(BUS_SOCKET)).expect("connected");
+        let (mut data, theirs) = UnixStream::pair().expect("a pair");
+        send_with_descriptor(&control, &CMD_SET_DATAFD.to_be_bytes(), theirs.as_fd()).expect("sent");
+        assert_eq!(answer(&mut control).expect("taken"), [0; 4]);
+        control.write_all(&[CMD_INIT.to_be_bytes(), [0; 4]].concat()).expect("sent");
+        assert_eq!(answer(&mut control).expect("on"), [0; 4]);
+        let started = exchange(&mut data, &TPM2_STARTUP_CLEAR).expect("started up");
+        assert_eq!(started[6..], [0; 4]);
+        let mut resets = || {
+            let clock = exchange(&mut data, &READ_CLOCK).expect("a clock");
+            u32::from_be_bytes(clock[RESET_COUNT].try_into().expect("four bytes"))
+        };
+        let before = resets();
+        bus.reset_tpm().expect("reset");
+        assert_eq!(resets(), before + 1);
+        swtpm.kill();
+    }
 
     #[test]
     fn messages_are_read_whole_and_never_beyond_the_limit() {
