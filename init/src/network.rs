@@ -73,9 +73,12 @@ impl Network {
                 continue;
             };
             self.wants_dhcp |= setup.dhcp;
-            match set(card, place, &setup) {
-                Ok(()) => log::info(&format!("{}: {}", card.name, describe(&setup))),
-                Err(error) => log::warn(&format!("{}: {}", card.name, log::chain(&error))),
+            let failures = set(card, place, &setup);
+            for error in &failures {
+                log::warn(&format!("{}: {}", card.name, log::chain(error)));
+            }
+            if failures.is_empty() {
+                log::info(&format!("{}: {}", card.name, describe(&setup)));
             }
         }
     }
@@ -98,19 +101,23 @@ fn setup(settings: &Settings, place: usize, card: &Card) -> Option<Setup> {
     Some(setup)
 }
 
-/// Up it goes in any case: IPv6 configures itself by what routers advertise.
-fn set(card: &Card, place: usize, setup: &Setup) -> Result<(), RouteError> {
-    let mut router = Router::open()?;
-    router.up(card.interface)?;
+/// Up it goes in any case: IPv6 configures itself by what routers advertise. What the kernel refuses (an IPv6 address
+/// where there is no IPv6, a gateway that it cannot reach) is no reason to go without the rest.
+fn set(card: &Card, place: usize, setup: &Setup) -> Vec<RouteError> {
+    let mut router = match Router::open() {
+        Ok(router) => router,
+        Err(error) => return vec![error],
+    };
+    let mut done = vec![router.up(card.interface)];
     for Cidr { address, prefix } in &setup.addresses {
-        router.add_address(card.interface, *address, *prefix, None)?;
+        done.push(router.add_address(card.interface, *address, *prefix, None));
     }
     let metric = METRIC + u32::try_from(place).unwrap_or(0);
     for address in &setup.gateways {
         let gateway = Gateway { address: *address, interface: card.interface, metric, on_link: false };
-        router.set_gateway(&gateway)?;
+        done.push(router.set_gateway(&gateway));
     }
-    Ok(())
+    done.into_iter().filter_map(Result::err).collect()
 }
 
 fn describe(setup: &Setup) -> String {
