@@ -136,6 +136,35 @@ async fn entries_spread_and_who_is_revoked_or_somebody_else_gets_no_word_in() ->
     Ok(())
 }
 
+// attack: B2 B3
+#[tokio::test]
+async fn a_machine_takes_the_place_of_another_at_once() -> TestResult {
+    let Some(mut lab) = Lab::new(3).await? else { return Ok(()) };
+    lab.all_up().await?;
+    let old = lab.cluster.member(&"p3".parse()?).ok_or("a row")?.ek_public.0.clone();
+    let old = Digest(ring::digest::digest(&ring::digest::SHA256, &old).as_ref().to_vec());
+    let new = Pillar::new("p3", &lab.operators)?.ok_or("a TPM")?;
+    lab.pillars.push(new);
+    let member = Box::new(lab.row(3).await?);
+    lab.decide(Action::Admit { member, replaces: Some(old) })?;
+    lab.hand_over(0).await?;
+    lab.hand_over(3).await?;
+    // The old one, which runs on, is let in by nobody and says nothing in the new one's name.
+    lab.sees(2, "p1", |peer| peer.state == "down", DEADLINE).await?;
+    lab.sees(3, "p1", |peer| is(peer, "up") && peer.heard, DEADLINE).await?;
+    for index in [0, 1] {
+        lab.sees(index, "p3", |peer| is(peer, "up") && peer.heard, DEADLINE).await?;
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * CUT_OFF / 2 {
+        for index in [0, 1] {
+            lab.sees(index, "p3", |peer| is(peer, "up"), Duration::ZERO).await?;
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
 fn forward(listener: &TcpListener, target: u16) {
     for client in listener.incoming().flatten() {
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
