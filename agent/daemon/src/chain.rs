@@ -19,8 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tracing::warn;
 
+mod late;
 #[cfg(test)]
 mod tests;
+
+use late::Late;
 
 /// Entries that one chain may have: a decision a day for 40 years.
 const ENTRIES_MAX: usize = 16 * 1024;
@@ -92,6 +95,7 @@ struct Kept {
     /// In the order in which they came.
     pending: BTreeMap<u64, Pending>,
     proposals: u64,
+    late: Late,
 }
 
 /// A proposal that waits for signatures.
@@ -170,16 +174,23 @@ impl Chain {
 
     /// Takes an entry, or signatures for one: part of the chain when there are enough of them, else it waits.
     pub fn submit(&self, text: &[u8], now_unix_s: u64) -> Result<Submitted, Error> {
-        let mut envelope = Envelope::parse(text)?;
+        let envelope = Envelope::parse(text)?;
         let _writing = self.writing();
         let place = self.place()?;
         // Handing over what is known already is no mistake: operators give the whole chain to each machine.
         if let Some(serial) = self.kept().serial_of(&envelope) {
             return Ok(Submitted { serial, have: 0, needed: 0, applied: true });
         }
+        match self.submit_new(place, &envelope, now_unix_s) {
+            Err(Error::Refused(refusal)) => self.hold_back(place, &envelope, now_unix_s, refusal),
+            other => other,
+        }
+    }
+
+    fn submit_new(&self, place: &Dir, envelope: &Envelope, now_unix_s: u64) -> Result<Submitted, Error> {
         let cluster = self.cluster();
         // Before it is merged, or strangers' signatures would fill it.
-        envelope = self.counting(cluster.as_deref(), &envelope);
+        let mut envelope = self.counting(cluster.as_deref(), envelope);
         let waiting = self.kept().waiting(&envelope);
         if let Some((_, one)) = &waiting {
             envelope = self.counting(cluster.as_deref(), &one.merge(&envelope)?);
@@ -255,6 +266,7 @@ impl Chain {
         kept.envelopes.push(envelope);
         // What was proposed as the entry that this one now is cannot follow it.
         kept.pending.clear();
+        kept.late = Late::default();
         drop(kept);
         self.changed.send_replace(serial + 1);
         Ok(())

@@ -173,9 +173,11 @@ pub async fn submit(connected: &mut Connected, envelope: &Envelope) -> Outcome<p
     call("take the entry", connected.client.submit(request)).await
 }
 
-/// Brings a pillar up to the end of a chain. Its peers may do the same meanwhile, so it is asked how far it is.
+/// Brings a pillar up to the end of a chain. Its peers may do the same meanwhile, so it is asked how far it is. Entries
+/// under a constitution that is void by now are in force there once one that is not has followed.
 pub async fn hand_over(witness: &mut Witness, envelopes: &[Envelope]) -> Outcome {
     let mut refused: Option<(usize, Failure)> = None;
+    let mut given = 0;
     loop {
         let view = view::ask(&witness.place, &mut witness.connected).await?;
         let next = if view.said.founded {
@@ -185,14 +187,16 @@ pub async fn hand_over(witness: &mut Witness, envelopes: &[Envelope]) -> Outcome
         };
         check_same_chain(&witness.place.name, &view.said, envelopes)?;
         witness.view = view;
+        let next = next.max(given);
         let Some(envelope) = envelopes.get(next) else { return Ok(()) };
         match refused.take() {
             // Refused, and nobody else gave it to that pillar either.
             Some((at, failure)) if at == next => return Err(failure),
             _ => {}
         }
-        if let Err(failure) = submit(&mut witness.connected, envelope).await {
-            refused = Some((next, failure));
+        match submit(&mut witness.connected, envelope).await {
+            Ok(_) => given = next + 1,
+            Err(failure) => refused = Some((next, failure)),
         }
     }
 }

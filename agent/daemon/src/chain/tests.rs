@@ -162,6 +162,46 @@ fn a_clock_set_back_keeps_no_decision_from_a_pillar() {
     assert_eq!(chain.take(&texts).expect("good"), 2);
 }
 
+// attack: P14
+#[test]
+fn a_machine_that_joins_years_later_is_given_the_whole_chain() {
+    let (disk, other) = (Disk::new(), Disk::new());
+    let (chain, mut entries) = disk.with(3);
+    // A year later under the constitution of that time, and another one after that.
+    for years in 1..4 {
+        let here = cluster(&chain);
+        let version = here.constitution().version + 1;
+        let next = Constitution { expires_unix_s: NOW + (years + 1) * YEAR, ..constitution(version) };
+        let then = NOW + years * YEAR - 1;
+        let next = here.propose(Action::Amend(Box::new(next)), then).expect("an amendment");
+        entries.push(signed(next, &[1, 3]));
+        assert!(chain.submit(&json(&entries[entries.len() - 1]), then).expect("in time").applied);
+    }
+    let now = NOW + 4 * YEAR - 2;
+    let joins = other.chain();
+    let (last, first) = entries.split_last().expect("some");
+    for (serial, envelope) in first.iter().enumerate() {
+        for _ in 0..2 {
+            let submitted = joins.submit(&json(envelope), now).expect("taken");
+            assert_eq!((submitted.serial, submitted.applied), (serial as u64, false));
+        }
+    }
+    assert!(joins.cluster().is_none(), "nothing is in force yet");
+    assert!(joins.submit(&json(last), now).expect("taken").applied);
+    assert_eq!(cluster(&joins), cluster(&chain));
+    assert_eq!(cluster(&other.chain()), cluster(&chain), "read back");
+
+    // Without the last one it is in force nowhere.
+    let third = Disk::new();
+    let joins = third.chain();
+    for envelope in first {
+        joins.submit(&json(envelope), now + YEAR).expect("taken");
+    }
+    assert!(joins.cluster().is_none());
+    let one_sided = founding(&[1]);
+    assert!(Disk::new().chain().submit(&json(&one_sided), now).is_err(), "late, and not enough signed");
+}
+
 // attack: P9
 #[test]
 fn strangers_cannot_fill_a_founding() {
