@@ -4,8 +4,10 @@ mod lab;
 
 use lab::bench::run;
 use lab::{DEADLINE, LOOK, Lab, Pillar, TestResult, is, measure_a_boot, now_unix_s};
+use pillar_layout::root;
 use pillar_model::{Action, Digest, PillarId};
 use pillar_wire::proto;
+use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -162,6 +164,31 @@ async fn a_machine_takes_the_place_of_another_at_once() -> TestResult {
         }
         sleep(LOOK).await;
     }
+    Ok(())
+}
+
+// attack: C1 P12
+#[tokio::test]
+async fn what_a_disk_lost_of_the_chain_comes_from_the_others() -> TestResult {
+    let Some(mut lab) = Lab::new(3).await? else { return Ok(()) };
+    lab.all_up().await?;
+    let folder = lab.pillars[1].root.path().join(&root::AGENT_STATE[1..]).join("entries");
+    let last = folder.join("00000004.json");
+    let whole = fs::read(&last)?;
+    // Damaged, and a disk of some time ago.
+    for damage in [Some(&whole[..whole.len() / 2]), None] {
+        lab.pillars[1].kill()?;
+        match damage {
+            Some(bytes) => fs::write(&last, bytes)?,
+            None => fs::remove_file(&last)?,
+        }
+        lab.pillars[1].start_again()?;
+        lab.sees(1, "p3", |peer| is(peer, "up") && peer.heard, DEADLINE).await?;
+        lab.sees(2, "p2", |peer| is(peer, "up") && peer.heard, DEADLINE).await?;
+        assert_eq!(lab.view(1).await?.serial, 4);
+        assert_eq!(fs::read(&last)?, whole);
+    }
+    assert!(folder.join("damaged-00000004.json").exists());
     Ok(())
 }
 
