@@ -36,7 +36,7 @@ fn text(view: &View, peer: &Peer, paint: Paint) -> String {
     };
     let from = harmless(&view.from);
     let says = if said.self_ { "as it says itself".to_owned() } else { format!("says {from}") };
-    let mut out = format!("{} is {state}, {says}: {}\n", paint.bold(peer.name.as_str()), meaning(peer.state));
+    let mut out = format!("{} is {state}, {says}: {}\n", paint.bold(peer.name.as_str()), meaning(peer));
     for (label, words) in facts(view, peer) {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "  {label:<10} {}", harmless(&words));
@@ -58,13 +58,19 @@ fn text(view: &View, peer: &Peer, paint: Paint) -> String {
 }
 
 /// The four states, told apart.
-fn meaning(state: PeerState) -> &'static str {
-    match state {
+fn meaning(peer: &Peer) -> &'static str {
+    match peer.state {
+        PeerState::Down if refuses(peer) => "it can be reached, and refuses the pillar that says so",
         PeerState::Up => "it proved what it runs, and its heartbeats come",
         PeerState::Suspect => "it proved what it runs, but its heartbeats are late",
         PeerState::Down => "nothing comes from it, and it cannot be reached",
         PeerState::Untrusted => "it was reached, and what it showed was refused",
     }
+}
+
+/// Whether it answers, and its answer is no: the agent's words for that begin so.
+fn refuses(peer: &Peer) -> bool {
+    peer.said.reason.starts_with("it refuses this pillar")
 }
 
 /// What is known, as far as it bears on the state.
@@ -171,6 +177,9 @@ fn advice(peer: &Peer) -> Vec<String> {
             );
             all.push(format!("`pillar logs {name}` when it stays"));
         }
+        PeerState::Down if refuses(peer) => all.push(format!(
+            "`pillar status {name}` shows whether it still knows the cluster: a machine that was set up anew, or whose state volume did not open, knows nobody; `pillar attest {name}` checks what it runs"
+        )),
         PeerState::Down => {
             all.push(format!(
                 "see whether it has power and network; `pillar status {name}` asks it from here"
@@ -251,6 +260,21 @@ p10 is untrusted, says p1: it was reached, and what it showed was refused
         ] {
             assert!(down.contains(want), "{want} in {down}");
         }
+    }
+
+    #[test]
+    fn one_that_refuses_is_not_said_to_be_out_of_reach() {
+        let mut view = view();
+        view.peers[2].said.reason = "it refuses this pillar: membership: no member".to_owned();
+        let refuses = explained(&view, "p3");
+        for want in [
+            "p3 is down, says p1: it can be reached, and refuses the pillar that says so",
+            "reason     it refuses this pillar: membership: no member",
+            "to do      `pillar status p3` shows whether it still knows the cluster",
+        ] {
+            assert!(refuses.contains(want), "{want} in {refuses}");
+        }
+        assert!(!refuses.contains("has power"), "{refuses}");
     }
 
     #[test]
