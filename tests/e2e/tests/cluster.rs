@@ -258,6 +258,7 @@ fn never_up(cluster: &Cluster, name: &str) -> Result<()> {
     let out = |view: &View| ["down", "untrusted"].contains(&view.state(name));
     cluster.until("it out", &["p1"], SOON, |_| false, out)?;
     cluster.stays("it out", &["p1"], REFUSED_AGAIN, out)?;
-    println!("{}", cluster.done(&["explain", name, "--from", "p1"])?);
+    let why = cluster.done(&["explain", name, "--from", "p1"])?;
+    ensure!(why.contains("refuses the pillar that says so"), "{why}");
     Ok(())
 }
