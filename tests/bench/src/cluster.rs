@@ -140,16 +140,14 @@ fn measure(cluster: &mut Cluster, runs: u32, idle: Duration) -> Result<Report> {
 
 /// Nobody asks them anything meanwhile.
 fn idle_agents(cluster: &Cluster, idle: Duration) -> Result<Vec<Idle>> {
-    let pages = |cluster: &Cluster| -> Result<Vec<(Instant, String)>> {
-        let mut eyes = Eyes::open(cluster, &NAMES)?;
-        eyes.pages()
-    };
     let value = |page: &str, name: &str| {
         metric::<f64>(page, name).with_context(|| format!("the agent does not tell {name}"))
     };
-    let before = pages(cluster)?;
-    std::thread::sleep(idle);
-    let after = pages(cluster)?;
+    // One connection for both questions: a handshake costs more than seconds of idleness.
+    let eyes = Eyes::open(cluster, &NAMES)?;
+    let before = eyes.pages()?;
+    eyes.runtime.block_on(tokio::time::sleep(idle));
+    let after = eyes.pages()?;
     let mut agents = Vec::new();
     for (name, ((began, before), (ended, after))) in NAMES.into_iter().zip(before.into_iter().zip(after)) {
         let cpu = |page: &str| value(page, "pillar_agent_cpu_seconds_total");
@@ -201,7 +199,7 @@ impl Eyes {
         Ok(())
     }
 
-    fn pages(&mut self) -> Result<Vec<(Instant, String)>> {
+    fn pages(&self) -> Result<Vec<(Instant, String)>> {
         let page = |(_, pillar): &(String, Connected)| {
             let text = self.runtime.block_on(pillar.metrics())?;
             Ok((Instant::now(), text))
