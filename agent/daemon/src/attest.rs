@@ -9,7 +9,7 @@ use pillar_tpm::{Clock, ClockReader, Identity, Tpm};
 use pillar_verify::qualifying_data;
 use pillar_wire::Challenge;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -98,7 +98,12 @@ impl Attester {
     pub async fn clock(&self) -> Result<Clock, Error> {
         let (tcti, reader) = (self.tcti.clone(), Arc::clone(&self.clock));
         let read = spawn_blocking(move || {
-            let mut kept = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            // One thread waits for a TPM that hangs, not one more with each heartbeat.
+            let mut kept = match reader.try_lock() {
+                Err(TryLockError::WouldBlock) => return Err(Error::TimedOut),
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Ok(kept) => kept,
+            };
             let mut reader = match kept.take() {
                 Some(reader) => reader,
                 None => ClockReader::open(&tcti)?,

@@ -11,6 +11,7 @@ use std::io::{self, Read, Seek, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 /// The firmware's event log as the kernel shows it.
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
@@ -125,6 +126,12 @@ impl Places {
     pub fn boot(&self) -> Result<Boot, Error> {
         let bytes = read(&self.run, run::BOOT, BOOT_MAX_BYTES)?;
         serde_json::from_slice(&bytes).map_err(|source| Error::Boot { path: run::BOOT, source })
+    }
+
+    /// When init last wrote that.
+    pub fn boot_changed_at(&self) -> io::Result<SystemTime> {
+        let name = run::BOOT.rsplit_once('/').map_or(run::BOOT, |(_, name)| name);
+        Ok(self.run.metadata(name)?.modified()?.into_std())
     }
 
     /// PEM of the operators' certificates.

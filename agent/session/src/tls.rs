@@ -17,8 +17,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName,
-    HandshakeKind, OtherError, ProtocolVersion, ServerConfig, SignatureAlgorithm, SignatureScheme, version,
+    AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, DigitallySignedStruct,
+    DistinguishedName, HandshakeKind, OtherError, ProtocolVersion, ServerConfig, SignatureAlgorithm,
+    SignatureScheme, SupportedCipherSuite, version,
 };
 use std::fmt;
 use std::io;
@@ -215,8 +216,15 @@ impl<G: Gatekeeper> Door<G> {
     }
 }
 
+/// Without instructions for it AES is slow, and a machine without them is one whose time is dear.
 fn provider() -> CryptoProvider {
-    ring::default_provider()
+    let mut provider = ring::default_provider();
+    if !std::is_x86_feature_detected!("aes") {
+        let is_chacha =
+            |suite: &SupportedCipherSuite| suite.suite() == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256;
+        provider.cipher_suites.sort_by_key(|suite| !is_chacha(suite));
+    }
+    provider
 }
 
 fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {

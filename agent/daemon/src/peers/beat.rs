@@ -1,4 +1,4 @@
-//! What the agent does by the clock: every period one signed heartbeat for all peers, and more often a look at verdicts
+//! What the agent does by the clock: every period one signed heartbeat for all peers, and a look at verdicts
 //! that have lapsed and at states that have changed.
 
 use super::Shared;
@@ -49,7 +49,7 @@ impl Watch {
 
     /// Watches until it is dropped.
     pub async fn run(mut self) {
-        let mut ticks = interval(PERIOD / 2);
+        let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -98,16 +98,25 @@ fn asleep() -> Duration {
     clock(ClockId::Boottime).saturating_sub(clock(ClockId::Monotonic))
 }
 
+/// What init says about this boot, as far as heartbeats tell it.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    slot: String,
+    workload: String,
+}
+
 /// The pulse.
 pub struct Beat {
     shared: Arc<Shared>,
     sequence: u64,
+    /// As of this change of init's record: reading it again each time would be a good part of what an idle agent does.
+    told: Option<(SystemTime, Told)>,
 }
 
 impl Beat {
     /// Not beating yet.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sequence: 0 }
+        Self { shared, sequence: 0, told: None }
     }
 
     /// Beats until it is dropped.
@@ -123,11 +132,30 @@ impl Beat {
         }
     }
 
+    fn told(&mut self) -> Told {
+        let places = &self.shared.places;
+        let changed = places.boot_changed_at().ok();
+        if let (Some(changed), Some((at, told))) = (changed, &self.told)
+            && *at == changed
+        {
+            return told.clone();
+        }
+        let told = places.boot().map_or_else(
+            |_| Told::default(),
+            |boot| Told {
+                slot: boot.slot.to_string(),
+                workload: workload_word(boot.workload.state).to_owned(),
+            },
+        );
+        self.told = changed.map(|at| (at, told.clone()));
+        told
+    }
+
     async fn beat(&mut self) -> Result<(), crate::attest::Error> {
         let Some(cluster) = self.shared.chain.cluster() else { return Ok(()) };
         let Some(own) = self.shared.own_name(&cluster) else { return Ok(()) };
         let clock = self.shared.attester.clock().await?;
-        let boot = self.shared.places.boot().ok();
+        let told = self.told();
         self.sequence += 1;
         let now = Instant::now();
         let table = self.shared.table();
@@ -145,8 +173,8 @@ impl Beat {
             restart_count: clock.restart_count,
             serial: cluster.serial(),
             head: cluster.head().0.clone(),
-            slot: boot.as_ref().map(|boot| boot.slot.to_string()).unwrap_or_default(),
-            workload: boot.map_or("none", |boot| workload_word(boot.workload.state)).to_owned(),
+            slot: told.slot,
+            workload: told.workload,
             views: views.collect(),
         };
         drop(table);

@@ -12,12 +12,13 @@ use pillar_wire::proto::peers_client::PeersClient;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::collections::VecDeque;
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -25,6 +26,8 @@ use tracing::{debug, info, warn};
 
 /// One address: emulated machines answer within this, and a machine that is off does not at all.
 const CONNECT: Duration = Duration::from_secs(4);
+/// Names that are looked up at the same time.
+pub(super) const LOOK_UPS: usize = 4;
 /// Looking up a name.
 const LOOK_UP: Duration = Duration::from_secs(5);
 /// First pause after a failure...
@@ -173,7 +176,7 @@ impl Call {
         places.rotate_left(first);
         let mut why = String::new();
         for place in places {
-            match dial(&place).await {
+            match dial(&self.shared.look_ups, &place).await {
                 Ok(tcp) => return Ok(tcp),
                 Err(error) => why = format!("{place}: {error}"),
             }
@@ -259,7 +262,7 @@ impl Call {
         REATTEST_SOON
     }
 
-    /// Whether something new came.
+    /// Whether the next thing that is missing may be fetched at once.
     fn fetched(&self, result: Result<usize, NotFetched>) -> bool {
         match &result {
             Ok(0) => {}
@@ -270,7 +273,11 @@ impl Call {
                 self.shared.note_fork(&self.name, matches!(error, chain::Error::Refused(_)));
             }
         }
-        result.is_ok_and(|new| new > 0)
+        // Nothing new is no lie when others were faster.
+        let table = self.shared.table();
+        let claimed = table.get(&self.name).and_then(|peer| peer.heartbeat()).map_or(0, |said| said.serial);
+        let have = self.shared.chain.cluster().map_or(0, |cluster| cluster.serial());
+        result.is_ok_and(|new| new > 0 || claimed <= have)
     }
 }
 
@@ -283,13 +290,27 @@ async fn next(answers: &mut Streaming<proto::BeatReply>) -> Result<u64, String> 
     }
 }
 
-async fn dial(place: &str) -> io::Result<TcpStream> {
+/// Addresses of a place. A name takes a thread until the last name server has not answered, which is longer than anybody
+/// waits here; without a limit those threads would leave none for handshakes.
+async fn look_up(turns: &Arc<Semaphore>, place: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = place.parse() {
+        return Ok(vec![address]);
+    }
+    let turn = Arc::clone(turns).acquire_owned().await.map_err(io::Error::other)?;
+    let place = place.to_owned();
+    let found = spawn_blocking(move || {
+        let _turn = turn;
+        Ok(place.to_socket_addrs()?.take(ADDRESSES_MAX).collect())
+    });
+    found.await.map_err(io::Error::other)?
+}
+
+async fn dial(turns: &Arc<Semaphore>, place: &str) -> io::Result<TcpStream> {
     let late = |what: &str| io::Error::new(io::ErrorKind::TimedOut, what.to_owned());
-    let found = timeout(LOOK_UP, tokio::net::lookup_host(place))
-        .await
-        .map_err(|_| late("no name server answers"))??;
+    let found =
+        timeout(LOOK_UP, look_up(turns, place)).await.map_err(|_| late("no name server answers"))??;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in found.take(ADDRESSES_MAX) {
+    for address in found {
         match timeout(CONNECT, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => {
                 // Heartbeats are small and wanted now.
@@ -324,7 +345,7 @@ async fn fetch(shared: Arc<Shared>, mut client: PeersClient<PeerConnection>) -> 
                 return Ok(new);
             }
             let chain = Arc::clone(&shared.chain);
-            let taken = tokio::task::spawn_blocking(move || chain.take(&envelopes));
+            let taken = spawn_blocking(move || chain.take(&envelopes));
             let taken = taken.await.map_err(|error| NotFetched::Broken(error.to_string()))?;
             match taken.map_err(NotFetched::Refused)? {
                 0 => return Ok(new),

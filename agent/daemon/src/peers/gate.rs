@@ -34,7 +34,10 @@ impl Shared {
     ) -> Result<Verified, session::Refusal> {
         loop {
             let cluster = self.chain.cluster().ok_or_else(|| policy("this pillar belongs to no cluster"))?;
-            let (report, verdict) = self.judge_by(&cluster, name, &mut evidence, binding)?;
+            let judged = self.judge_by(&cluster, name, &mut evidence, binding);
+            // Where there is nothing to judge by, nothing was said about the peer.
+            let (report, verdict) =
+                judged.inspect_err(|refusal| self.unreachable(name, refusal.to_string()))?;
             let mut table = self.table();
             // An entry that came meanwhile may have changed what it is held to, or that it is a member at all.
             if self.chain.cluster().is_none_or(|newest| newest.head() != cluster.head()) {
@@ -48,6 +51,7 @@ impl Shared {
                         at: Instant::now(),
                         counters: verified.counters(),
                         version: verified.version().to_owned(),
+                        root_hash: verified.root_hash(),
                         heartbeat_key: evidence.heartbeat_key,
                     };
                     peer.accepted(verdict, Some(report));
@@ -81,6 +85,10 @@ impl Shared {
         binding: &Binding,
     ) -> Result<(Report, Result<Verified, Rejection>), session::Refusal> {
         let row = cluster.member(name).ok_or_else(|| policy("it is no member any more"))?;
+        // The machine that had the name before says nothing about the one that has it now.
+        if row.tls_spki.0 != binding.attester_spki {
+            return Err(policy("another machine has taken its place"));
+        }
         let releases: Vec<_> = cluster.releases().into_iter().flat_map(Releases::iter).collect();
         if releases.is_empty() {
             return Err(policy("the cluster's entries name no release yet"));

@@ -21,8 +21,8 @@ use crate::chain::Chain;
 use crate::places::Places;
 use heartbeat::HeartbeatKey;
 use hints::Hints;
-use pillar_model::PillarId;
-use pillar_quorum::Cluster;
+use pillar_model::{PillarId, RootHash};
+use pillar_quorum::{Cluster, Releases};
 use pillar_session::{Cut, PeerChannel};
 use pillar_wire::proto;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use table::Table;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -63,6 +63,7 @@ pub struct Shared {
     forks: Mutex<BTreeSet<PillarId>>,
     callers: Mutex<BTreeMap<PillarId, Arc<Caller>>>,
     hints: Hints,
+    look_ups: Arc<Semaphore>,
 }
 
 /// What the task that calls one peer is asked for.
@@ -99,6 +100,7 @@ impl Shared {
             forks: Mutex::default(),
             callers: Mutex::default(),
             hints,
+            look_ups: Arc::new(Semaphore::new(dial::LOOK_UPS)),
         })
     }
 
@@ -287,6 +289,9 @@ fn call_members(
         stays
     });
     let replaced = shared.table().keep(&rows);
+    let releases = cluster.releases().into_iter().flat_map(Releases::iter);
+    let may_run: Vec<RootHash> = releases.map(|release| release.root_hash).collect();
+    shared.table().lapse_unless(|root_hash| may_run.contains(&root_hash));
     for name in &replaced {
         shared.cut_all(name, "another machine has taken its place");
     }

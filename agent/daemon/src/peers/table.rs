@@ -12,7 +12,7 @@
 //! **Invariant:** silence never makes a peer untrusted, and nothing but accepted evidence makes it trusted again.
 
 use phi_detector::PingWindow;
-use pillar_model::{PeerState, PillarId};
+use pillar_model::{PeerState, PillarId, RootHash};
 use pillar_verify::{Counters, Report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -41,6 +41,8 @@ pub struct Verdict {
     pub counters: Counters,
     /// Version of the release that runs there.
     pub version: String,
+    /// Its root hash, which is what it is known by.
+    pub root_hash: RootHash,
     /// The key that signs its heartbeats, Ed25519.
     pub heartbeat_key: Vec<u8>,
 }
@@ -340,6 +342,13 @@ impl Table {
         replaced
     }
 
+    /// Verdicts about releases that may not run any more lapse: who runs another one by now has to say so first.
+    pub fn lapse_unless(&mut self, may_run: impl Fn(RootHash) -> bool) {
+        for peer in self.peers.values_mut() {
+            peer.verdict.take_if(|verdict| !may_run(verdict.root_hash));
+        }
+    }
+
     /// Every verdict lapses: nobody knows how long this machine was not there.
     pub fn lapse(&mut self) {
         self.peers.values_mut().for_each(|peer| peer.verdict = None);
@@ -379,10 +388,17 @@ mod tests {
     }
 
     fn verdict(at: Instant) -> Verdict {
-        Verdict { at, counters: counters(1), version: "1".to_owned(), heartbeat_key: KEY.to_vec() }
+        Verdict {
+            at,
+            counters: counters(1),
+            version: "1".to_owned(),
+            root_hash: ROOT,
+            heartbeat_key: KEY.to_vec(),
+        }
     }
 
     const KEY: &[u8] = &[7; 32];
+    const ROOT: RootHash = RootHash([1; 32]);
 
     fn heartbeat(sequence: u64) -> Heartbeat {
         Heartbeat {
@@ -510,6 +526,19 @@ mod tests {
         // What the old one sent comes late, and does not count.
         assert_eq!(peer.heard(heartbeat(22), KEY, last), Err(HeartbeatError::Unverified));
         peer.heard(heartbeat(2), &other, last).expect("heard");
+    }
+
+    #[test]
+    fn a_verdict_lapses_with_the_release_that_it_is_about() {
+        let (peer, now) = steady(Instant::now());
+        let mut table = Table::default();
+        *table.peer(&id("p2")) = peer;
+        table.lapse_unless(|root| root == ROOT);
+        assert_eq!(table.peer(&id("p2")).state(now).0, PeerState::Up);
+        table.lapse_unless(|root| root != ROOT);
+        let peer = table.peer(&id("p2"));
+        assert_eq!((peer.state(now).0, peer.live_verdict(now)), (PeerState::Down, None));
+        assert!(peer.previous().is_some(), "the counters stay");
     }
 
     #[test]
