@@ -146,7 +146,7 @@ fn idle_agents(cluster: &Cluster, idle: Duration) -> Result<Vec<Idle>> {
     // One connection for both questions: a handshake costs more than seconds of idleness.
     let eyes = Eyes::open(cluster, &NAMES)?;
     let before = eyes.pages()?;
-    eyes.runtime.block_on(tokio::time::sleep(idle));
+    eyes.runtime.block_on(async { tokio::time::sleep(idle).await });
     let after = eyes.pages()?;
     let mut agents = Vec::new();
     for (name, ((began, before), (ended, after))) in NAMES.into_iter().zip(before.into_iter().zip(after)) {
