@@ -5,15 +5,14 @@ use crate::metrics::Metrics;
 use crate::places::{self, Places};
 use pillar_layout::pcr;
 use pillar_model::{Bank, Binding, Evidence, PcrIndex};
-use pillar_tpm::{Clock, ClockReader, Identity, Tpm};
+use pillar_tpm::{Identity, Tpm};
 use pillar_verify::qualifying_data;
 use pillar_wire::Challenge;
 use std::io;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 /// Requests that may wait: some operators', and two for each peer that comes at the same moment.
@@ -62,14 +61,13 @@ enum Request {
 pub struct Attester {
     requests: mpsc::Sender<Request>,
     tcti: Arc<str>,
-    clock: Arc<Mutex<Option<ClockReader>>>,
 }
 
 impl Attester {
     /// Starts the thread. The TPM is opened with the first request.
     pub fn start(tcti: String, places: Arc<Places>, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let attester = Self { requests, tcti: tcti.as_str().into(), clock: Arc::default() };
+        let attester = Self { requests, tcti: tcti.as_str().into() };
         let worker = Worker { tcti, places, metrics, tpm: None };
         thread::Builder::new()
             .name("tpm".to_owned())
@@ -93,30 +91,9 @@ impl Attester {
         self.ask(|reply| Request::PeerEvidence(Box::new(binding), heartbeat_key, reply)).await
     }
 
-    /// The TPM's clock and counters: over a connection of its own, so that it waits for one command at most and not for
-    /// quotes or for keys that are made.
-    pub async fn clock(&self) -> Result<Clock, Error> {
-        let (tcti, reader) = (self.tcti.clone(), Arc::clone(&self.clock));
-        let read = spawn_blocking(move || {
-            // One thread waits for a TPM that hangs, not one more with each heartbeat.
-            let mut kept = match reader.try_lock() {
-                Err(TryLockError::WouldBlock) => return Err(Error::TimedOut),
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Ok(kept) => kept,
-            };
-            let mut reader = match kept.take() {
-                Some(reader) => reader,
-                None => ClockReader::open(&tcti)?,
-            };
-            let clock = reader.read()?;
-            *kept = Some(reader);
-            Ok(clock)
-        });
-        match timeout(PATIENCE, read).await {
-            Err(_) => Err(Error::TimedOut),
-            Ok(Err(_)) => Err(Error::Stopping),
-            Ok(Ok(clock)) => clock,
-        }
+    /// Where the TPM is, as tpm2-tss names it.
+    pub fn tcti(&self) -> &str {
+        &self.tcti
     }
 
     /// A signature by the TLS key over this SHA-256, as DER. Blocks: not for the event loop's thread.

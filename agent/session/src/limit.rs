@@ -47,7 +47,7 @@ pub const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// A unary call, and the beginning of a stream. Evidence is the slowest.
 pub const CALL: Duration = Duration::from_secs(45);
 /// A silent connection is asked for a sign of life this often...
-pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(45);
 /// ...and given up when none comes within this time.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls at once on one connection: heartbeats, re-attestation, entries, and as many to spare.

@@ -4,14 +4,20 @@
 use super::Shared;
 use super::table::PERIOD;
 use pillar_model::{PeerState, PillarId, WorkloadState};
+use pillar_tpm::{Clock, ClockReader};
 use pillar_wire::proto;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
+/// Signing and one TPM command keep little on the stack.
+const STACK_BYTES: usize = 256 * 1024;
 /// Suspended for longer than this: what was known of others is old.
 const SLEEP: Duration = Duration::from_secs(10);
 
@@ -47,12 +53,12 @@ impl Watch {
         Self { shared, states: BTreeMap::new(), asleep: asleep() }
     }
 
-    /// Watches until it is dropped.
+    /// Watches until it is dropped: with each heartbeat, so that an idle agent wakes up once for both, and without one
+    /// when none comes.
     pub async fn run(mut self) {
-        let mut ticks = interval(PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = self.shared.pulse.subscribe();
         loop {
-            ticks.tick().await;
+            let _ = timeout(PERIOD + PERIOD / 4, pulse.changed()).await;
             self.notice_sleep();
             self.look_around();
         }
@@ -105,31 +111,52 @@ struct Told {
     workload: String,
 }
 
-/// The pulse.
+/// The pulse: a thread of its own, since the TPM makes it wait.
 pub struct Beat {
     shared: Arc<Shared>,
     sequence: u64,
     /// As of this change of init's record: reading it again each time would be a good part of what an idle agent does.
     told: Option<(SystemTime, Told)>,
+    reader: Option<ClockReader>,
 }
 
 impl Beat {
     /// Not beating yet.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sequence: 0, told: None }
+        Self { shared, sequence: 0, told: None, reader: None }
     }
 
-    /// Beats until it is dropped.
-    pub async fn run(mut self) {
-        let mut ticks = interval(PERIOD);
-        // After a pause of the machine one heartbeat says all that several would.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            if let Err(error) = self.beat().await {
+    /// Starts the thread. What is returned ends when the thread has ended, which it does not by itself.
+    pub fn start(self) -> io::Result<oneshot::Receiver<()>> {
+        let (lives, ended) = oneshot::channel();
+        thread::Builder::new().name("pulse".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+            let _lives = lives;
+            self.run();
+        })?;
+        Ok(ended)
+    }
+
+    /// Beats while anybody is there to hear of it. After a pause of the machine one heartbeat says all that several would.
+    fn run(mut self) {
+        let mut due = Instant::now();
+        while Arc::strong_count(&self.shared) > 1 {
+            if let Err(error) = self.beat() {
                 warn!("no heartbeat: {error}");
             }
+            due = (due + PERIOD).max(Instant::now());
+            thread::sleep(due.saturating_duration_since(Instant::now()));
         }
+    }
+
+    /// The TPM's clock, over a connection of its own: it waits for one command at most, not for quotes.
+    fn clock(&mut self) -> Result<Clock, pillar_tpm::Error> {
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => ClockReader::open(self.shared.attester.tcti())?,
+        };
+        let clock = reader.read()?;
+        self.reader = Some(reader);
+        Ok(clock)
     }
 
     fn told(&mut self) -> Told {
@@ -151,10 +178,10 @@ impl Beat {
         told
     }
 
-    async fn beat(&mut self) -> Result<(), crate::attest::Error> {
+    fn beat(&mut self) -> Result<(), pillar_tpm::Error> {
         let Some(cluster) = self.shared.chain.cluster() else { return Ok(()) };
         let Some(own) = self.shared.own_name(&cluster) else { return Ok(()) };
-        let clock = self.shared.attester.clock().await?;
+        let clock = self.clock()?;
         let told = self.told();
         self.sequence += 1;
         let now = Instant::now();

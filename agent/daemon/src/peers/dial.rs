@@ -1,6 +1,6 @@
 //! Calls one member for as long as it is one: attests it, sends it heartbeats, attests it again, fetches entries.
 
-use super::serve::{OwnEndpoint, condemn};
+use super::serve::{OwnEndpoint, condemn, tuned};
 use super::table::{PERIOD, REATTEST};
 use super::{Caller, Shared, locked};
 use crate::chain;
@@ -36,11 +36,12 @@ const PAUSE_FIRST: Duration = Duration::from_millis(400);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 /// After refusals: one of the machines must be mended first.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
-/// A peer that answers no heartbeat for so long is called anew: the connection may be dead without knowing it. One in
-/// four is answered.
-const SILENT: Duration = Duration::from_secs(14);
+/// A peer that answers no heartbeat for so long is called anew. One in sixteen is answered.
+const SILENT: Duration = Duration::from_secs(48);
+/// The beginning of the stream of heartbeats.
+const BEGIN: Duration = Duration::from_secs(14);
 /// Heartbeats whose answers are waited for.
-const UNANSWERED: usize = 16;
+const UNANSWERED: usize = 32;
 /// Try again after an attestation that broke off.
 const REATTEST_SOON: Duration = Duration::from_secs(5);
 /// Heartbeats that wait to be sent. One more means that the peer takes none.
@@ -187,7 +188,7 @@ impl Call {
     /// Heartbeats, attestations and entries until the connection ends; why it did.
     async fn keep(&self, mut client: PeersClient<PeerConnection>, channel: &Arc<PeerChannel>) -> String {
         let (beats, unsent) = mpsc::channel(UNSENT);
-        let mut answers = match timeout(SILENT, client.beat(ReceiverStream::new(unsent))).await {
+        let mut answers = match timeout(BEGIN, client.beat(ReceiverStream::new(unsent))).await {
             Ok(Ok(answers)) => answers.into_inner(),
             Ok(Err(status)) => return status.message().to_owned(),
             Err(_) => return "it takes no heartbeats".to_owned(),
@@ -313,8 +314,7 @@ async fn dial(turns: &Arc<Semaphore>, place: &str) -> io::Result<TcpStream> {
     for address in found {
         match timeout(CONNECT, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => {
-                // Heartbeats are small and wanted now.
-                let _ = tcp.set_nodelay(true);
+                tuned(&tcp);
                 return Ok(tcp);
             }
             Ok(Err(error)) => last = error,

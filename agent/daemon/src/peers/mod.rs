@@ -238,14 +238,15 @@ impl Peers {
         let vital = [
             tasks.spawn(serve::run(Arc::clone(&shared), Arc::clone(&endpoint), listener)?).id(),
             tasks.spawn(beat::Watch::new(Arc::clone(&shared)).run()).id(),
-            tasks.spawn(beat::Beat::new(Arc::clone(&shared)).run()).id(),
         ];
+        let mut pulse = beat::Beat::new(Arc::clone(&shared)).start()?;
         let mut changes = shared.chain.changes();
         let mut callers: BTreeMap<PillarId, AbortHandle> = BTreeMap::new();
         loop {
             call_members(&shared, &endpoint, &mut tasks, &mut callers);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return Ok(()) },
+                _ = &mut pulse => return Err(io::Error::other("the heartbeats ended")),
                 Some(ended) = tasks.join_next_with_id() => {
                     let (id, why) = match ended {
                         Ok((id, ())) => (id, "it ended".to_owned()),

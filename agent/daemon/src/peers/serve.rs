@@ -13,6 +13,7 @@ use pillar_verify::Verified;
 use pillar_wire::proto::peers_server::PeersServer;
 use pillar_wire::{limit, proto};
 use ring::digest::{SHA256, digest};
+use rustix::net::sockopt;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -31,10 +32,12 @@ use tracing::{debug, warn};
 const CONNECTIONS: usize = 128;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the other end's kernel may acknowledge nothing.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(14);
 /// Between two heartbeats of one connection.
 const BEAT_PAUSE: Duration = Duration::from_millis(250);
-/// One heartbeat in so many is answered.
-const ANSWER_EVERY: u64 = 4;
+/// One heartbeat in so many is answered, for the round trip. That a connection still carries them, the kernel watches.
+const ANSWER_EVERY: u64 = 16;
 /// Answers to heartbeats that wait to be sent.
 const ANSWERS: usize = 2;
 
@@ -123,6 +126,21 @@ pub fn condemn(shared: &Shared, error: &Error) {
     shared.refuse(peer, refused, None);
 }
 
+/// Small messages go at once, and the kernel gives a connection up whose other end does not acknowledge them: it sees
+/// that without waking anybody.
+pub fn tuned(tcp: &TcpStream) {
+    let limit = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+    let kept = tcp
+        .set_nodelay(true)
+        .and_then(|()| Ok(sockopt::set_socket_keepalive(tcp, true)?))
+        .and_then(|()| Ok(sockopt::set_tcp_keepidle(tcp, UNACKNOWLEDGED)?))
+        .and_then(|()| Ok(sockopt::set_tcp_user_timeout(tcp, limit)?));
+    // A connection without them is found dead later, by the verdict that lapses.
+    if let Err(error) = kept {
+        warn!("cannot tune a connection: {error}");
+    }
+}
+
 /// Accepts until it is dropped.
 pub fn run(
     shared: Arc<Shared>,
@@ -162,8 +180,7 @@ async fn connection(
     from: SocketAddr,
     throttle: Arc<Mutex<Throttle>>,
 ) {
-    // Answers are small and wanted now.
-    let _ = tcp.set_nodelay(true);
+    tuned(&tcp);
     let attested = match endpoint.accept(tcp).await {
         Ok(attested) => attested,
         Err(error) => {
