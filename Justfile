@@ -78,7 +78,7 @@ test: image (image "flavour=metal")
     cargo clippy --workspace --all-targets --quiet -- -D warnings
     cargo test --workspace --no-fail-fast
 
-# Benchmarks beside their peers (bench boot, bench flash, bench state)
+# Benchmarks beside their peers: boot, image, memory, flash, state, verify, hostile, cluster
 bench *args: image
     @{{ bin }}/pillar-bench "$@"
 

@@ -1,8 +1,9 @@
 //! `pillar-agent`: answers operators over TLS with what the pillar says about itself, with the TPM's evidence and with
-//! the kernel log. PID 1 starts it, restarts it, and does not depend on it.
+//! the kernel log; and attests the other pillars of its cluster, as they attest it. PID 1 starts it, restarts it, and does
+//! not depend on it.
 //!
-//! **Invariant:** no byte of a request is looked at before the connection's client certificate was found among the
-//! operators' of the sealed root.
+//! **Invariant:** no byte of an operator's request is looked at before the connection's client certificate was found among
+//! those of the sealed root, and none of another pillar's before both have accepted each other's evidence.
 //!
 //! Exit codes: 0 stopped by a signal, 1 could not start or serve, 2 wrong arguments.
 #![forbid(unsafe_code)]

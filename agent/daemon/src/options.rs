@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tracing::level_filters::LevelFilter;
 
-/// Serves this pillar's status, evidence and log to its operators.
+/// Serves this pillar to its operators, and attests the other pillars of its cluster.
 #[derive(Debug, Parser)]
 #[command(name = "pillar-agent", version)]
 pub struct Options {

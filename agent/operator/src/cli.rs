@@ -203,7 +203,7 @@ pub enum Action {
     Readmit(Enroll),
     /// Propose that a member leaves for good, or sign such a proposal
     ///
-    /// What is revoked stays revoked: that TPM is never admitted again under this name. The first operator gives the reason;
+    /// What is revoked stays revoked: that TPM is never admitted again, under no name. The first operator gives the reason;
     /// the next ones sign the same proposal.
     Revoke(Revoke),
     /// Show what waits for signatures

@@ -193,7 +193,7 @@ impl Envelope {
     #[must_use]
     pub fn only_by(&self, keys: impl IntoIterator<Item = OperatorKey>) -> Self {
         let mut kept: Vec<(usize, OperatorKey)> =
-            signers(self, keys.into_iter().collect()).into_iter().map(|(key, at)| (at, key)).collect();
+            signers(self, &keys.into_iter().collect()).into_iter().map(|(key, at)| (at, key)).collect();
         kept.sort_unstable_by_key(|(at, _)| *at);
         let signature = |(at, key): (usize, OperatorKey)| Signature {
             key_id: key_id(&key),

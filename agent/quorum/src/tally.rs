@@ -110,7 +110,7 @@ impl<'a> Electorate<'a> {
 pub(crate) fn tally(envelope: &Envelope, current: Electorate<'_>, next: Option<Electorate<'_>>) -> Tally {
     let electorates = std::iter::once(&current).chain(&next);
     let keys = electorates.flat_map(|e| e.operators).map(|operator| operator.key);
-    let signers = signers(envelope, keys.collect());
+    let signers = signers(envelope, &keys.collect());
     Tally {
         current: current.count(&signers),
         next: next.map(|next| next.count(&signers)),
@@ -118,22 +118,31 @@ pub(crate) fn tally(envelope: &Envelope, current: Electorate<'_>, next: Option<E
     }
 }
 
+/// Signatures whose `keyid` leads to none of the keys that are tried with each of them all the same: it is a hint. Whoever
+/// signs with our tools names the key; without a limit, junk would cost a verification of the whole payload for each pair.
+const UNNAMED_MAX: usize = 8;
+
 /// Which of the keys signed, each with the place of its signature. A key is in the answer once, however often it
-/// signed; no signature is in it twice, because none verifies under two keys that `check_operator_key` let pass.
-pub(crate) fn signers(envelope: &Envelope, keys: BTreeSet<OperatorKey>) -> BTreeMap<OperatorKey, usize> {
+/// signed; no signature is in it twice, because none verifies under two keys that `check_operator_key` let pass. A
+/// `keyid` decides nothing but which key is tried first.
+pub(crate) fn signers(envelope: &Envelope, keys: &BTreeSet<OperatorKey>) -> BTreeMap<OperatorKey, usize> {
     let message = envelope.pae();
     let signatures = envelope.signatures();
-    let mut taken = vec![false; signatures.len()];
+    let by_id: BTreeMap<String, OperatorKey> = keys.iter().map(|key| (key_id(key), *key)).collect();
+    let good = |key: &OperatorKey, at: usize| verifies(key, &message, &signatures[at].bytes);
     let mut found = BTreeMap::new();
-    for key in keys {
-        // Those that claim to be of this key are tried first; the others after them, because a claim is only a hint.
-        let id = key_id(&key);
-        let (claimed, others): (Vec<usize>, Vec<usize>) =
-            (0..signatures.len()).filter(|at| !taken[*at]).partition(|at| signatures[*at].key_id == id);
-        let good = |at: &usize| verifies(&key, &message, &signatures[*at].bytes);
-        if let Some(at) = claimed.into_iter().chain(others).find(good) {
-            taken[at] = true;
-            found.insert(key, at);
+    let mut unnamed = Vec::new();
+    for (at, signature) in signatures.iter().enumerate() {
+        match by_id.get(&signature.key_id) {
+            Some(key) if !found.contains_key(key) && good(key, at) => {
+                found.insert(*key, at);
+            }
+            _ => unnamed.push(at),
+        }
+    }
+    for at in unnamed.into_iter().take(UNNAMED_MAX) {
+        if let Some(key) = keys.iter().find(|key| !found.contains_key(*key) && good(key, at)) {
+            found.insert(*key, at);
         }
     }
     found

@@ -60,6 +60,7 @@ fn four_pillars_trust_each_other_through_bad_networks_and_reboots() -> Result<()
             cluster.since_healthy().as_secs_f64()
         );
 
+        judged_offline(cluster)?;
         bad_networks(cluster)?;
         partition(cluster)?;
         reboots(cluster)?;
@@ -68,6 +69,24 @@ fn four_pillars_trust_each_other_through_bad_networks_and_reboots() -> Result<()
         ensure!(said.is_empty(), "somebody was untrusted:\n{}", said.join("\n"));
         tpm_reset(cluster)
     })
+}
+
+/// Saved evidence and a policy are enough for a verdict, and one changed byte is enough against it.
+fn judged_offline(cluster: &Cluster) -> Result<()> {
+    let at = |name: &str| cluster.dir().join(name).display().to_string();
+    let (evidence, policy) = (at("p2.cbor"), at("p2.policy.json"));
+    // What ties the attestation key to its TPM is known from the entry that admitted it.
+    cluster.done(&["evidence", "p2", "-o", &evidence])?;
+    cluster.done(&["policy", "p2", "-o", &policy])?;
+    let said = cluster.done(&["verify", &evidence, "--policy", &policy])?;
+    ensure!(said.contains("verified"), "{said}");
+    let mut bytes = fs::read(&evidence)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&evidence, bytes)?;
+    let refused = cluster.pillar(&["verify", &evidence, "--policy", &policy])?;
+    ensure!(refused.code == 2, "{refused:#?}");
+    Ok(())
 }
 
 fn bad_networks(cluster: &Cluster) -> Result<()> {
@@ -103,8 +122,10 @@ fn partition(cluster: &Cluster) -> Result<()> {
 }
 
 fn reboots(cluster: &mut Cluster) -> Result<()> {
-    cluster.reboot("p2")?;
-    all_up(cluster, &ALL)?;
+    for name in ["p1", "p2"] {
+        cluster.reboot(name)?;
+        all_up(cluster, &ALL)?;
+    }
     println!("rebooted: all up {:.1} s after its workload", cluster.since_healthy().as_secs_f64());
     cluster.power_cut("p3")?;
     cluster.until("p3 gone", &["p1", "p2", "p4"], SOON, untrusted, |view| view.state("p3") != "up")?;

@@ -1,6 +1,6 @@
 //! Calls one member for as long as it is one: attests it, sends it heartbeats, attests it again, fetches entries.
 
-use super::serve::{OwnEndpoint, condemn, tuned};
+use super::serve::{ANSWER_EVERY, OwnEndpoint, condemn, tuned};
 use super::table::{PERIOD, REATTEST};
 use super::{Caller, Shared, locked};
 use crate::chain;
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -38,6 +38,8 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// A peer that answers no heartbeat for so long is called anew. One in sixteen is answered.
 const SILENT: Duration = Duration::from_secs(48);
+const _: () =
+    assert!(ANSWER_EVERY * PERIOD.as_secs() < SILENT.as_secs(), "an answer comes before it is missed");
 /// The beginning of the stream of heartbeats.
 const BEGIN: Duration = Duration::from_secs(14);
 /// Heartbeats whose answers are waited for.
@@ -55,7 +57,8 @@ const ADDRESSES_MAX: usize = 8;
 
 /// Calls `name` until it is no member any more.
 pub async fn run(shared: Arc<Shared>, endpoint: Arc<OwnEndpoint>, name: PillarId, caller: Arc<Caller>) {
-    let call = Call { shared, endpoint, name, caller, failures: AtomicUsize::new(0) };
+    let call =
+        Call { shared, endpoint, name, caller, failures: AtomicUsize::new(0), last_sent: AtomicU64::new(0) };
     let mut pause = PAUSE_FIRST;
     loop {
         let next = match call.once().await {
@@ -94,6 +97,8 @@ struct Call {
     caller: Arc<Caller>,
     /// Calls in a row at whose place somebody answered who was not let in: the next one begins with the next place.
     failures: AtomicUsize,
+    /// Number of the last heartbeat that was sent to it.
+    last_sent: AtomicU64,
 }
 
 /// How a call ended that nobody refused.
@@ -194,7 +199,14 @@ impl Call {
             Err(_) => return "it takes no heartbeats".to_owned(),
         };
         let mut pulse = self.shared.pulse.subscribe();
-        pulse.mark_changed();
+        // The present heartbeat goes at once, unless it went over the connection before this one.
+        if pulse
+            .borrow()
+            .as_ref()
+            .is_some_and(|(sequence, _)| *sequence > self.last_sent.load(Ordering::Relaxed))
+        {
+            pulse.mark_changed();
+        }
         // Numbers of heartbeats and when they were sent.
         let mut sent: VecDeque<(u64, Instant)> = VecDeque::new();
         let mut jobs = JoinSet::new();
@@ -206,6 +218,7 @@ impl Call {
             tokio::select! {
                 _ = pulse.changed() => {
                     let Some((sequence, beat)) = pulse.borrow_and_update().clone() else { continue };
+                    self.last_sent.store(sequence, Ordering::Relaxed);
                     sent.push_back((sequence, Instant::now()));
                     if sent.len() > UNANSWERED {
                         sent.pop_front();
@@ -271,7 +284,9 @@ impl Call {
             Err(NotFetched::Broken(why)) => debug!("no entries from {}: {why}", self.name),
             Err(NotFetched::Refused(error)) => {
                 debug!("entries of {} are not taken: {}", self.name, words(error));
-                self.shared.note_fork(&self.name, matches!(error, chain::Error::Refused(_)));
+                if matches!(error, chain::Error::Refused(_)) {
+                    self.shared.note_fork(&self.name, true);
+                }
             }
         }
         // Nothing new is no lie when others were faster.

@@ -1,8 +1,8 @@
 //! The other pillars of the cluster: every one is called, every one may call, and none is spoken to before both ends have
 //! proved what they run.
 //!
-//! One task listens ([`serve`]), one calls each member ([`dial`]), one keeps the pulse ([`beat`]). What they learn goes
-//! into one table ([`table`]); who may come in and what their evidence is worth is decided in [`gate`].
+//! One task listens ([`serve`]), one calls each member ([`dial`]), one watches for verdicts that lapse, and a thread keeps
+//! the pulse ([`beat`]). What they learn goes into one table ([`table`]); who may come in and what their evidence is worth is decided in [`gate`].
 //!
 //! **Invariant:** a connection of a peer whose verdict has lapsed or been refused is cut; there is no path by which a
 //! request of it is answered.
@@ -293,6 +293,7 @@ fn call_members(
     let releases = cluster.releases().into_iter().flat_map(Releases::iter);
     let may_run: Vec<RootHash> = releases.map(|release| release.root_hash).collect();
     shared.table().lapse_unless(|root_hash| may_run.contains(&root_hash));
+    locked(&shared.forks).retain(|name| rows.contains_key(name));
     for name in &replaced {
         shared.cut_all(name, "another machine has taken its place");
     }

@@ -14,6 +14,7 @@ use pillar_wire::proto::peers_server::PeersServer;
 use pillar_wire::{limit, proto};
 use ring::digest::{SHA256, digest};
 use rustix::net::sockopt;
+use std::cmp::Ordering as Cmp;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -37,7 +38,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(14);
 /// Between two heartbeats of one connection.
 const BEAT_PAUSE: Duration = Duration::from_millis(250);
 /// One heartbeat in so many is answered, for the round trip. That a connection still carries them, the kernel watches.
-const ANSWER_EVERY: u64 = 16;
+pub const ANSWER_EVERY: u64 = 16;
 /// Answers to heartbeats that wait to be sent.
 const ANSWERS: usize = 2;
 
@@ -316,11 +317,11 @@ impl Shared {
     /// Fetches what the peer has more; notes when its chain is another one.
     fn compare_chains(&self, name: &PillarId, serial: u64, head: &[u8]) {
         let Some(cluster) = self.chain.cluster() else { return };
-        if serial > cluster.serial() {
-            self.fetch_from(name);
+        match serial.cmp(&cluster.serial()) {
+            Cmp::Greater => self.fetch_from(name),
+            Cmp::Equal => self.note_fork(name, head != cluster.head().0),
+            Cmp::Less => {}
         }
-        let forked = serial == cluster.serial() && head != cluster.head().0;
-        self.note_fork(name, forked);
     }
 
     /// Keeps in mind who says that it has another chain. Its word alone: operators are told, nothing else follows.
