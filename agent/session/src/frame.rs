@@ -1,7 +1,7 @@
 //! Frames: what goes over TLS before HTTP/2. One is a length (u32, big endian) and one protobuf message.
 //!
 //! A length over the limit ends the connection before anything is allocated for it; below the limit memory grows with
-//! what really arrives. Not one byte behind the frame is read.
+//! what really arrives. Not one byte behind the frame is read, wherever the network cuts it in pieces.
 
 use prost::Message;
 use std::io;
@@ -9,23 +9,33 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// Why there is no message.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     /// The transport failed or ended.
     #[error("the connection broke")]
     Io(#[from] io::Error),
     /// More than may ever come.
     #[error("a frame of {len} bytes, at most {limit} are allowed")]
-    TooLarge { len: usize, limit: usize },
+    TooLarge {
+        /// As announced.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// No such message.
     #[error("not the message that is due: {0}")]
     Garbage(#[from] prost::DecodeError),
     /// Fields that are unknown, repeated or written longer than needed.
     #[error("{len} bytes for a message of {needed}")]
-    Padded { len: usize, needed: usize },
+    Padded {
+        /// As announced.
+        len: usize,
+        /// What the message takes.
+        needed: usize,
+    },
 }
 
 /// Writes one frame.
-pub(crate) async fn write(io: &mut (impl AsyncWrite + Unpin), message: &impl Message) -> io::Result<()> {
+pub async fn write(io: &mut (impl AsyncWrite + Unpin), message: &impl Message) -> io::Result<()> {
     let length = message.encoded_len();
     let announced = u32::try_from(length).map_err(io::Error::other)?;
     let mut frame = Vec::with_capacity(size_of::<u32>() + length);
@@ -36,7 +46,7 @@ pub(crate) async fn write(io: &mut (impl AsyncWrite + Unpin), message: &impl Mes
 }
 
 /// Reads one frame of at most `limit` bytes behind the length.
-pub(crate) async fn read<M: Message + Default>(
+pub async fn read<M: Message + Default>(
     io: &mut (impl AsyncRead + Unpin),
     limit: usize,
 ) -> Result<M, FrameError> {

@@ -18,7 +18,7 @@ mod endpoint;
 mod entrance;
 mod error;
 mod exchange;
-mod frame;
+pub mod frame;
 mod http2;
 pub mod limit;
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Makes the first inputs of the corpus anew: `cargo run -p pillar-fuzz --example seeds`. Keys and certificates are new
-//! each time and their private halves are forgotten; the rest is the same each time.
+//! Makes the first inputs of the corpus anew: `cargo run -p pillar-fuzz --example seeds`, or those of the targets that
+//! are named behind it. Keys and certificates are new each time and their private halves are forgotten; the rest is the
+//! same each time.
 #![allow(clippy::unwrap_used)]
 
 /// The real boot that the verifier's tests use, as a pillar's.
@@ -33,6 +34,10 @@ const EK_ATTRIBUTES: u32 = 0x0003_00B2;
 const POLICY_A: &str = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
 
 fn keep(target: &str, name: &str, bytes: &[u8]) {
+    let mut wanted = std::env::args().skip(1).peekable();
+    if wanted.peek().is_some() && !wanted.any(|name| name == target) {
+        return;
+    }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(format!("seed-{name}")), bytes).unwrap();
@@ -48,6 +53,8 @@ fn main() {
     keys_and_quotes();
     certificates();
     messages();
+    frames();
+    heartbeats();
     luks();
     gpt();
     superblocks();
@@ -244,6 +251,73 @@ fn names_a_tpm() -> CustomExtension {
         CustomExtension::from_oid_content(&[2, 5, 29, 17], der(0x30, &der(0xA4, &der(0x30, &names))));
     extension.set_criticality(true);
     extension
+}
+
+fn frames() {
+    // A byte that says which message, and pieces: as they come, one byte at a time, of some sizes with waits.
+    let put = |name: &str, which: u8, pieces: [u8; 4], message: Vec<u8>, behind: &[u8]| {
+        let len = u32::try_from(message.len()).unwrap().to_be_bytes();
+        keep("frame", name, &[&[which], &pieces[..], &len, &message, behind].concat());
+    };
+    let hello = proto::PeerHello { nonce: vec![9; 32], protocol: 1 }.encode_to_vec();
+    put("hello", 0, [255; 4], hello.clone(), b"");
+    put("hello-and-more", 0, [1; 4], hello.clone(), b"PRI * HTTP/2.0");
+    put("hello-cut", 0, [0, 3, 0, 5], hello[..20].to_vec(), b"");
+    let accepted = proto::PeerVerdict { accepted: true, ..proto::PeerVerdict::default() };
+    put("accepted", 1, [2, 1, 0, 7], accepted.encode_to_vec(), b"");
+    let refused =
+        proto::PeerVerdict { accepted: false, check: "replay".into(), reason: "PCR 7 differs".into() };
+    put("refused", 1, [1; 4], refused.encode_to_vec(), b"");
+    put("empty", 1, [1; 4], Vec::new(), b"");
+    let evidence = proto::PeerEvidence {
+        attest: vec![1; 145],
+        signature: vec![2; 72],
+        event_log: vec![3; 300],
+        cel: vec![4; 100],
+        heartbeat_key: vec![5; 32],
+    };
+    put("evidence", 2, [64, 0, 200, 9], evidence.encode_to_vec(), b"");
+    // A length without the frame.
+    keep(
+        "frame",
+        "promise",
+        &[&[2, 255, 255, 255, 255], &0x0010_0000_u32.to_be_bytes()[..], b"few"].concat(),
+    );
+    keep("frame", "too-large", &[&[2, 1, 1, 1, 1], &u32::MAX.to_be_bytes()[..], b"few"].concat());
+}
+
+fn heartbeats() {
+    let body = |sequence, reset_count| proto::HeartbeatBody {
+        name: "p1".into(),
+        sequence,
+        uptime_ms: 1,
+        wall_unix_ms: 1_800_000_000_005,
+        reset_count,
+        restart_count: 2,
+        serial: 6,
+        head: vec![1; 32],
+        slot: "a".into(),
+        workload: "healthy".into(),
+        views: ["p2", "p3"]
+            .map(|name| proto::View { name: name.into(), state: "up".into(), verified: true })
+            .into(),
+    };
+    let of = |bodies: &[(u8, proto::HeartbeatBody)]| -> Vec<u8> {
+        let one = |(pause, body): &(u8, proto::HeartbeatBody)| {
+            [vec![*pause], sized(&body.encode_to_vec())].concat()
+        };
+        bodies.iter().flat_map(one).collect()
+    };
+    keep(
+        "heartbeat",
+        "steady",
+        &of(&[(20, body(1, 1)), (20, body(2, 1)), (21, body(3, 1)), (90, body(9, 1))]),
+    );
+    keep("heartbeat", "replayed", &of(&[(20, body(5, 1)), (20, body(5, 1)), (1, body(4, 1))]));
+    keep("heartbeat", "reset", &of(&[(20, body(1, 1)), (20, body(2, 2))]));
+    keep("heartbeat", "lapsed", &of(&[1, 2, 3, 4, 5, 6].map(|sequence| (255, body(sequence, 1)))));
+    let other = proto::HeartbeatBody { name: "p2".into(), ..body(1, 1) };
+    keep("heartbeat", "somebody-else", &of(&[(20, other)]));
 }
 
 fn messages() {
@@ -471,6 +545,8 @@ fn decisions() {
         ek_roots: vec![Digest(vec![0x30; 8])],
         ek_intermediates: Vec::new(),
         ek_allowed: Vec::new(),
+        denied_tpm_firmware: Vec::new(),
+        dbx_required: Vec::new(),
         expires_unix_s: NOW + 86_400,
     };
     let signed = |mut envelope: Envelope| {

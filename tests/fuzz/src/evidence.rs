@@ -68,7 +68,7 @@ pub(crate) fn evidence(bytes: &[u8]) -> bool {
     let policy = Policy {
         releases: &[&RELEASE.predicate],
         bank: Bank::Sha256,
-        ek: EkTrust::Row { ek_public: &evidence.ek_public },
+        ek: EkTrust::Row { ek_public: &evidence.ek_public, maker: None },
         same_tpm: SameTpm::PinnedAk(&name),
         firmware: Firmware::Learn,
         state: if flags & 2 == 0 { StateVolume::Any } else { StateVolume::Learn },
@@ -78,6 +78,7 @@ pub(crate) fn evidence(bytes: &[u8]) -> bool {
             ExitBootServices::MayBeAbsent
         },
         denied_tpm_firmware: &[],
+        dbx_required: &[],
         previous: None,
         session: None,
     };

@@ -15,6 +15,10 @@ impl<'a> Input<'a> {
         taken
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// One byte; 0 at the end.
     pub(crate) fn byte(&mut self) -> u8 {
         self.take(1).first().copied().unwrap_or(0)

@@ -11,6 +11,8 @@ mod certificate;
 mod disk;
 mod document;
 mod evidence;
+mod frame;
+mod heartbeat;
 mod input;
 mod log;
 pub mod mutate;
@@ -61,6 +63,12 @@ pub const TARGETS: &[Target] = &[
     target("certificate", "the endorsement key's certificate and its issuers'", certificate::certificate),
     target("evidence", "the whole verification of a hostile machine with a genuine TPM", evidence::evidence),
     target("wire", "protobuf messages to types and back", wire::message),
+    target("frame", "frames before HTTP/2, in any pieces, and the three messages in them", frame::frame),
+    target(
+        "heartbeat",
+        "a member's signed heartbeats, and what the table makes of them",
+        heartbeat::heartbeats,
+    ),
     target("luks", "the state volume's LUKS2 header, with right checksums and without", disk::luks),
     target("gpt", "the partition table, with right checksums and without; fitting it to a disk", disk::gpt),
     target("superblock", "verity and erofs superblocks", disk::superblock),

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 /// Mutations for each target.
 const MUTATIONS: usize = 6000;
 /// Those whose inputs take milliseconds each, with fewer: chains in which every signature is made and verified.
-const SLOW: &[(&str, usize)] = &[("entries", 600), ("evidence", 2000), ("envelope", 2000)];
+const SLOW: &[(&str, usize)] =
+    &[("entries", 600), ("evidence", 2000), ("envelope", 2000), ("heartbeat", 3000)];
 
 /// Bounds are over the whole process, so one target runs at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -95,6 +96,10 @@ short_runs! {
     hostile_evidence = "evidence";
     // attack: P10
     hostile_messages = "wire";
+    // attack: P9 P10
+    hostile_frames = "frame";
+    // attack: P9 P10
+    hostile_heartbeats = "heartbeat";
     // attack: C3 P10
     hostile_luks_headers = "luks";
     // attack: C1 P10
