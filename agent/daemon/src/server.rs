@@ -7,13 +7,13 @@ use crate::channel::Channel;
 use crate::metrics::Metrics;
 use crate::service::Pillar;
 use crate::throttle::Throttle;
-use crate::tls;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pillar_layout::AGENT_PORT;
 use pillar_wire::limit;
 use pillar_wire::proto::pillar_server::PillarServer;
+use pillar_wire::tls::spki;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::io;
@@ -214,7 +214,7 @@ fn channel(
     let exporter = session.export_keying_material([0; 32], label, None)?;
     let peer =
         session.peer_certificates().and_then(<[_]>::first).ok_or(rustls::Error::NoCertificatesPresented)?;
-    Ok(Channel::new(exporter, own_spki.to_vec(), tls::spki(peer)?, stopped))
+    Ok(Channel::new(exporter, own_spki.to_vec(), spki(peer)?, stopped))
 }
 
 async fn serve(

@@ -4,16 +4,12 @@
 
 use pillar_model::OperatorKey;
 use pillar_wire::ALPN;
+use pillar_wire::tls::{Judge, Shown, Verifier, restrict_server, spki};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid, pki_types,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{CertificateError, ServerConfig, SignatureScheme, pki_types};
 use std::sync::Arc;
 
 /// How many operators there may be; each handshake compares with all of them.
@@ -79,16 +75,10 @@ impl Identity {
     }
 }
 
-/// SubjectPublicKeyInfo (DER) of a certificate.
-pub fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, rustls::Error> {
-    Ok(ParsedCertificate::try_from(certificate)?.subject_public_key_info().to_vec())
-}
-
 /// The keys that may call the agent.
 #[derive(Debug)]
 pub struct Operators {
     spkis: Vec<Vec<u8>>,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Operators {
@@ -108,7 +98,7 @@ impl Operators {
         if spkis.is_empty() {
             return Err(Error::NoOperator);
         }
-        Ok(Self { spkis, algorithms: ring::default_provider().signature_verification_algorithms })
+        Ok(Self { spkis })
     }
 }
 
@@ -125,59 +115,31 @@ fn is_operator_key(spki: &[u8]) -> bool {
     is(ED25519_SPKI, 32) || is(P256_SPKI, 64)
 }
 
-impl ClientCertVerifier for Operators {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
+impl Judge for Operators {
+    const SHOWN: Shown = Shown::Certificate;
+    const SCHEMES: &'static [SignatureScheme] =
+        &[SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256];
 
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
+    fn judge(&self, shown: &CertificateDer<'_>, _more: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         // Public values on both sides: nothing to hide in how long the comparison takes.
-        if self.spkis.contains(&spki(end_entity)?) {
-            Ok(ClientCertVerified::assertion())
+        if self.spkis.contains(&spki(shown)?) {
+            Ok(())
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256]
     }
 }
 
 /// Everything about the agent's end.
 pub fn server_config(identity: &Identity, operators: Operators) -> Result<ServerConfig, Error> {
     let key = PrivateKeyDer::Pkcs8(identity.key.clone_key());
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Verifier::new(Arc::new(operators), &provider);
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(operators))
+        .with_client_cert_verifier(verifier)
         .with_single_cert(vec![identity.certificate.clone()], key)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config.max_early_data_size = 0;
+    restrict_server(&mut config, ALPN);
     Ok(config)
 }
 

@@ -9,17 +9,15 @@ use crate::error::{Error, MEMBERSHIP, Refusal, Step};
 use crate::{Gatekeeper, TlsSigner};
 use pillar_model::PillarId;
 use pillar_verify::{EXPORTER_BYTES, EXPORTER_LABEL};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
+use pillar_wire::tls::{Judge, Shown, Verifier, restrict_client, restrict_server};
+use rustls::client::AlwaysResolvesClientRawPublicKeys;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer};
+use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{
-    AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, DigitallySignedStruct,
-    DistinguishedName, HandshakeKind, OtherError, ProtocolVersion, ServerConfig, SignatureAlgorithm,
-    SignatureScheme, SupportedCipherSuite, version,
+    AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, HandshakeKind, OtherError,
+    ProtocolVersion, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite, version,
 };
 use std::fmt;
 use std::io;
@@ -37,14 +35,14 @@ pub(crate) fn client_config<G: Gatekeeper>(
     door: &Arc<Door<G>>,
 ) -> Result<ClientConfig, rustls::Error> {
     let own = AlwaysResolvesClientRawPublicKeys::new(certified(signer));
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+    let provider = provider();
+    let verifier = Verifier::new(Arc::clone(door), &provider);
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(door) as Arc<dyn ServerCertVerifier>)
+        .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(own));
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = Resumption::disabled();
-    config.enable_sni = false;
+    restrict_client(&mut config, ALPN);
     Ok(config)
 }
 
@@ -54,14 +52,13 @@ pub(crate) fn server_config<G: Gatekeeper>(
     door: &Arc<Door<G>>,
 ) -> Result<ServerConfig, rustls::Error> {
     let own = AlwaysResolvesServerRawPublicKeys::new(certified(signer));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+    let provider = provider();
+    let verifier = Verifier::new(Arc::clone(door), &provider);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&version::TLS13])?
-        .with_client_cert_verifier(Arc::clone(door) as Arc<dyn ClientCertVerifier>)
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(own));
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config.max_early_data_size = 0;
+    restrict_server(&mut config, ALPN);
     Ok(config)
 }
 
@@ -160,7 +157,6 @@ pub(crate) struct Door<G> {
     own_spki: Vec<u8>,
     /// The member that is dialled; none on connections that are accepted.
     expected: Option<PillarId>,
-    algorithms: WebPkiSupportedAlgorithms,
     refusal: Mutex<Option<Refusal>>,
 }
 
@@ -170,7 +166,6 @@ impl<G: Gatekeeper> Door<G> {
             gatekeeper: Arc::clone(gatekeeper),
             own_spki: own_spki.to_vec(),
             expected: expected.cloned(),
-            algorithms: provider().signature_verification_algorithms,
             refusal: Mutex::new(None),
         })
     }
@@ -193,33 +188,12 @@ impl<G: Gatekeeper> Door<G> {
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-
-    fn look(&self, key: &CertificateDer<'_>, more: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
-        if !more.is_empty() {
-            return Err(CertificateError::BadEncoding.into());
-        }
-        self.admit(key).map(drop).map_err(|refusal| {
-            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
-            // Its alert is access_denied, by which the other end knows.
-            CertificateError::ApplicationVerificationFailure.into()
-        })
-    }
-
-    fn signed(
-        &self,
-        message: &[u8],
-        key: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
-        verify_tls13_signature_with_raw_key(message, &spki, signature, &self.algorithms)
-    }
 }
 
 /// Without instructions for it AES is slow, and a machine without them is one whose time is dear.
 fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
-    if !std::is_x86_feature_detected!("aes") {
+    if !has_aes() {
         let is_chacha =
             |suite: &SupportedCipherSuite| suite.suite() == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256;
         provider.cipher_suites.sort_by_key(|suite| !is_chacha(suite));
@@ -227,8 +201,21 @@ fn provider() -> CryptoProvider {
     provider
 }
 
-fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
-    Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+fn has_aes() -> bool {
+    std::is_x86_feature_detected!("aes")
+}
+
+/// Some boards' processors (Raspberry Pi 4) lack the cryptographic extension.
+#[cfg(target_arch = "aarch64")]
+fn has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+/// Nothing is known: the cipher that is quick everywhere.
+#[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_aes() -> bool {
+    false
 }
 
 impl<G> fmt::Debug for Door<G> {
@@ -237,82 +224,18 @@ impl<G> fmt::Debug for Door<G> {
     }
 }
 
-impl<G: Gatekeeper> ServerCertVerifier for Door<G> {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.look(end_entity, intermediates).map(|()| ServerCertVerified::assertion())
-    }
+impl<G: Gatekeeper> Judge for Door<G> {
+    const SHOWN: Shown = Shown::RawKey;
+    const SCHEMES: &'static [SignatureScheme] = &[SCHEME];
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SCHEME]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
-}
-
-impl<G: Gatekeeper> ClientCertVerifier for Door<G> {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.look(end_entity, intermediates).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SCHEME]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
+    fn judge(&self, key: &CertificateDer<'_>, more: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        if !more.is_empty() {
+            return Err(CertificateError::BadEncoding.into());
+        }
+        self.admit(key).map(drop).map_err(|refusal| {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+            // Its alert is access_denied, by which the other end knows.
+            CertificateError::ApplicationVerificationFailure.into()
+        })
     }
 }

@@ -6,16 +6,15 @@
 //! connection is never replaced behind the caller's back, because evidence from another one would not match.
 
 use crate::proto::pillar_client::PillarClient;
+use crate::tls::{Judge, Shown, Verifier, restrict_client, spki};
 use crate::{ALPN, limit};
 use http_body_util::BodyExt;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{AlertDescription, ClientConfig, SignatureScheme};
 use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
@@ -215,11 +214,6 @@ fn channel_facts(tls: &rustls::ClientConnection) -> Result<([u8; EXPORTER_BYTES]
     Ok((exporter, spki(certificate)?))
 }
 
-/// SubjectPublicKeyInfo (DER) of a certificate.
-pub fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, rustls::Error> {
-    Ok(ParsedCertificate::try_from(certificate)?.subject_public_key_info().to_vec())
-}
-
 async fn http2_connection<S>(addr: &str, stream: S) -> Result<Connection, Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -246,15 +240,13 @@ fn tls_config(cert_pem: &[u8], key_pem: &[u8]) -> Result<(ClientConfig, Vec<u8>)
     let client_spki =
         spki(&certificate).map_err(|e| Error::Credential { what: "certificate", reason: e.to_string() })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(HoldsItsKey { algorithms: provider.signature_verification_algorithms });
+    let verifier = Verifier::new(Arc::new(HoldsItsKey), &provider);
     let mut config = tls13_only(provider)
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(vec![certificate], key)
         .map_err(|e| Error::Credential { what: "key", reason: e.to_string() })?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    config.enable_sni = false;
+    restrict_client(&mut config, ALPN);
     Ok((config, client_spki))
 }
 
@@ -264,43 +256,15 @@ fn tls13_only(provider: Arc<CryptoProvider>) -> rustls::ConfigBuilder<ClientConf
         .expect("the ring provider has TLS 1.3 cipher suites")
 }
 
-/// Accepts any certificate whose holder signs the handshake; see the head of this file for why that is enough.
-#[derive(Debug)]
-struct HoldsItsKey {
-    algorithms: WebPkiSupportedAlgorithms,
-}
+/// Anybody whose certificate can be read and who signs the handshake with its key; see the head of this file for why
+/// that is enough.
+struct HoldsItsKey;
 
-impl ServerCertVerifier for HoldsItsKey {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        ParsedCertificate::try_from(end_entity).map(|_| ServerCertVerified::assertion())
-    }
+impl Judge for HoldsItsKey {
+    const SHOWN: Shown = Shown::Certificate;
+    const SCHEMES: &'static [SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256];
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    fn judge(&self, shown: &CertificateDer<'_>, _more: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        spki(shown).map(drop)
     }
 }

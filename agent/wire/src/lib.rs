@@ -1,6 +1,7 @@
 //! What operators and pillars say to each other: the generated protobuf code, the limits that both ends enforce, and
 //! the conversions between messages and the types of `pillar_model`. Feature `client` adds the operator's end of a
-//! connection ([`client::connect`]), feature `server` the generated service trait.
+//! connection ([`client::connect`]), feature `server` the generated service trait, feature `tls` what all ends of TLS
+//! have in common.
 //!
 //! **Invariant:** nothing that arrives becomes one of our types with a field of the wrong length, and the error names
 //! the field.
@@ -10,6 +11,8 @@
 pub mod client;
 mod convert;
 pub mod limit;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use convert::{Challenge, FieldError, Identity, Status};
 
