@@ -2,29 +2,20 @@
 //! nothing was, and quietly.
 
 mod lab;
+#[path = "lab/liar.rs"]
+mod liar;
 
-use lab::{Lab, TestResult, boot, own_log};
-use pillar_layout::pcr;
-use pillar_model::{Bank, Binding, Evidence, PcrIndex, PillarId};
-use pillar_quorum::Cluster;
-use pillar_session::{BoxError, Endpoint, Gatekeeper, PeerConnection, Refusal, TlsSigner};
-use pillar_tpm::{Clock, Quote, Tpm};
+use lab::{Lab, TestResult};
+use liar::{End, Liar, connect};
+use pillar_model::PillarId;
+use pillar_session::PeerConnection;
 use pillar_wire::proto;
 use pillar_wire::proto::peers_client::PeersClient;
-use prost::Message as _;
-use ring::digest::{SHA256, digest};
-use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use std::collections::VecDeque;
-use std::fmt;
 use std::fs;
 use std::future::Future;
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -36,120 +27,6 @@ const HEARTBEAT_AGE_MS: u64 = 4500;
 const MEMORY_KIB: u64 = 48 * 1024;
 /// Lines that an attacked agent may write in all.
 const LINES: usize = 60;
-
-/// A pillar's TPM in the wrong hands.
-struct Liar {
-    tpm: Mutex<Tpm>,
-    clock: Clock,
-    spki: Vec<u8>,
-    cluster: Cluster,
-    key: Ed25519KeyPair,
-}
-
-type End = Endpoint<Proves, Believes>;
-
-impl Liar {
-    /// In place of that pillar's agent, which is dead.
-    fn new(lab: &Lab, index: usize) -> TestResult<Arc<Self>> {
-        let mut tpm = Tpm::open(&lab.pillars[index].tap.tcti)?;
-        tpm.identity()?;
-        let row = lab.cluster.member(&lab.pillars[index].name).ok_or("a row")?;
-        let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|e| e.to_string())?;
-        let key = Ed25519KeyPair::from_pkcs8(key.as_ref()).map_err(|e| e.to_string())?;
-        let (clock, spki, cluster) = (tpm.clock()?, row.tls_spki.0.clone(), lab.cluster.clone());
-        Ok(Arc::new(Self { tpm: Mutex::new(tpm), clock, spki, cluster, key }))
-    }
-
-    fn end(self: &Arc<Self>) -> End {
-        let signer = Arc::new(Signs(Arc::clone(self)));
-        Endpoint::new(signer, Arc::new(Proves(Arc::clone(self))), Arc::new(Believes(Arc::clone(self))))
-    }
-
-    /// A heartbeat that says that there is more than anybody has.
-    fn heartbeat(&self, sequence: u64) -> proto::Heartbeat {
-        let body = proto::HeartbeatBody {
-            name: "p3".to_owned(),
-            sequence,
-            reset_count: self.clock.reset_count,
-            restart_count: self.clock.restart_count,
-            serial: u64::MAX,
-            head: vec![1; 32],
-            slot: "a".to_owned(),
-            workload: "healthy".to_owned(),
-            ..proto::HeartbeatBody::default()
-        };
-        let body = body.encode_to_vec();
-        let signature = self.key.sign(&[b"pillar-heartbeat-v1\0", body.as_slice()].concat());
-        proto::Heartbeat { body, signature: signature.as_ref().to_vec() }
-    }
-}
-
-struct Signs(Arc<Liar>);
-
-impl fmt::Debug for Signs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Signs")
-    }
-}
-
-impl TlsSigner for Signs {
-    fn spki(&self) -> &[u8] {
-        &self.0.spki
-    }
-
-    fn sign(&self, message: &[u8]) -> io::Result<Vec<u8>> {
-        let hash = digest(&SHA256, message).as_ref().try_into().expect("32 bytes");
-        self.0.tpm.lock().expect("not poisoned").sign_tls(&hash).map_err(io::Error::other)
-    }
-}
-
-struct Proves(Arc<Liar>);
-
-impl pillar_session::Attester for Proves {
-    async fn evidence(&self, binding: Binding) -> Result<Evidence, BoxError> {
-        let liar = Arc::clone(&self.0);
-        let made = spawn_blocking(move || {
-            let (event_log, cel) = (boot::EVENT_LOG.to_vec(), own_log().into_bytes());
-            let heartbeat_key = liar.key.public_key().as_ref().to_vec();
-            let qualifying = pillar_verify::qualifying_data(&binding, &event_log, &cel, &heartbeat_key);
-            let pcrs = pcr::QUOTED.map(|number| PcrIndex::new(number).expect("below 24"));
-            let quoted = liar.tpm.lock().expect("not poisoned").quote(Bank::Sha256, &pcrs, &qualifying);
-            quoted.map(|Quote { attest, signature }| Evidence {
-                attest,
-                signature,
-                event_log,
-                cel,
-                heartbeat_key,
-                ..Evidence::default()
-            })
-        });
-        Ok(made.await??)
-    }
-}
-
-/// Whoever is a member, whatever it shows.
-struct Believes(Arc<Liar>);
-
-impl Gatekeeper for Believes {
-    type Proof = ();
-
-    fn admits(&self, tls_spki: &[u8]) -> Option<PillarId> {
-        self.0.cluster.member_by_tls(tls_spki).map(|row| row.name.clone())
-    }
-
-    fn judge(&self, _: &PillarId, _: Evidence, _: &Binding) -> Result<(), Refusal> {
-        Ok(())
-    }
-}
-
-async fn connect(port: u16) -> TcpStream {
-    loop {
-        match TcpStream::connect(("127.0.0.1", port)).await {
-            Ok(tcp) => return tcp,
-            Err(_) => sleep(Duration::from_millis(10)).await,
-        }
-    }
-}
 
 /// 40 connections a second without a word, of which half are held.
 async fn strangers(port: u16) {
@@ -196,7 +73,7 @@ async fn beats(mut client: PeersClient<PeerConnection>, liar: &Liar) {
             sleep(Duration::from_millis(10)).await;
             continue;
         };
-        while beats.send(liar.heartbeat(sequence)).await.is_ok() {
+        while beats.send(liar.boast(sequence)).await.is_ok() {
             sequence += 1;
         }
     }
