@@ -10,6 +10,7 @@ mod member;
 mod policy;
 mod release;
 mod state;
+mod tpm;
 
 pub use boot::{Boot, NetworkSettings, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
 pub use digest::{Bank, Digest, HexError, Nonce, PcrIndex, RootHash};
@@ -24,3 +25,4 @@ pub use release::{
     BootApplication, PackageRef, PcrPrediction, Release, ReleasePredicate, SecureBootKeys, Subject,
 };
 pub use state::{StateOutcome, StateReport, StateSettings};
+pub use tpm::{DeniedTpmFirmware, TpmMaker, TpmTextError, TpmVersion};

@@ -1,7 +1,7 @@
 //! Who belongs to a cluster: pillars by their TPM, operators by their key, and the documents that operators sign.
 //! What these documents may do is decided by `agent/quorum`.
 
-use crate::{Bank, Digest, HexError, PcrIndex, ReleasePredicate};
+use crate::{Bank, DeniedTpmFirmware, Digest, HexError, PcrIndex, ReleasePredicate, TpmMaker};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -116,6 +116,13 @@ pub struct Constitution {
     pub ek_intermediates: Vec<Digest>,
     /// Endorsement keys that alone are trusted (SHA-256 of `TPMT_PUBLIC`); empty: every one with a good certificate.
     pub ek_allowed: Vec<Digest>,
+    /// Firmware of TPMs that is not believed, in ascending order. Like what follows, documents of before lack it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied_tpm_firmware: Vec<DeniedTpmFirmware>,
+    /// What each machine's Secure Boot must forbid: SHA-256 of an image (Authenticode) or of a certificate (DER), in
+    /// ascending order. Its dbx may hold more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dbx_required: Vec<Digest>,
     /// From when on it is void, seconds since 1970; it must be amended before.
     pub expires_unix_s: u64,
 }
@@ -154,6 +161,9 @@ pub struct Member {
     pub ek_public: Digest,
     /// SHA-256 over the DER of the EK's certificate.
     pub ek_certificate: Digest,
+    /// Who made the TPM, as that certificate says. Rows of before lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_maker: Option<TpmMaker>,
     /// `TPMT_PUBLIC` of the attestation key.
     pub ak_public: Digest,
     /// SubjectPublicKeyInfo (DER) of the TLS key, which the AK certified.

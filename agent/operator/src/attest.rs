@@ -1,8 +1,10 @@
 //! Evidence: asked for, saved, judged. The judgement itself is `pillar_verify`'s; here is what it cannot know: files,
 //! randomness, the clock, the connection, and what was pinned.
 
+use crate::chain;
 use crate::cli::{Caller, Judge, Run, Target, Viewer};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::operators;
 use crate::paint::{Mark, harmless};
 use crate::pins::Pins;
 use crate::policy::PolicyFile;
@@ -11,7 +13,7 @@ use crate::report::{Check, Report, Verdict};
 use crate::saved::Saved;
 use crate::session::{call, connect, denied};
 use crate::target::{Place, files_of};
-use crate::view::{Peer, Witness};
+use crate::view::{self, Peer, Witness};
 use pillar_layout::pcr::QUOTED;
 use pillar_model::{
     Bank, Binding, Evidence, NodeSettings, Nonce, PcrIndex, PeerState, ReleasePredicate, Role,
@@ -60,18 +62,20 @@ struct Answer {
 /// Challenges a pillar and judges its answer.
 pub async fn online(target: &Target, judge: &Judge, bank: Bank, forget: bool) -> Outcome<Report> {
     let place = Place::find(target)?;
-    let reference = Reference::load(&place.files, judge)?;
+    let mut reference = Reference::load(&place.files, judge)?;
     let pins_path = place.files.pins(judge);
     let pins = match &pins_path {
         // The old pins stay until there are new ones.
         Some(path) if !forget => Pins::read(path)?,
         _ => None,
     };
-    let answer = match ask(&place, target, bank).await {
+    let mut connected = connect(&place, &target.caller).await?;
+    let answer = match ask_on(&mut connected, bank).await {
         Ok(answer) => answer,
         Err(NoEvidence::Failure(failure)) => return Err(failure),
         Err(NoEvidence::Refusal(reason)) => return Ok(no_evidence(place.name, &reason)),
     };
+    let demands = demands(&place, connected, &target.caller, &mut reference).await;
     let expected = Expected {
         reference: &reference,
         bank,
@@ -80,6 +84,7 @@ pub async fn online(target: &Target, judge: &Judge, bank: Bank, forget: bool) ->
     };
     let (mut report, verified) =
         judged(&place.name, &answer.evidence, &answer.binding, &expected, Purpose::Fresh);
+    report.checks.extend(demands);
     let Some(verified) = verified else { return Ok(report) };
     match (&pins_path, &pins) {
         (Some(path), None) => {
@@ -92,6 +97,42 @@ pub async fn online(target: &Target, judge: &Judge, bank: Bank, forget: bool) ->
         }
     }
     Ok(report)
+}
+
+/// Adds what the constitution of the pillar's cluster demands of each machine, as that pillar has it. A pillar that hides a
+/// newer one is found out by its peers, whose verdict `status` shows.
+async fn demands(
+    place: &Place,
+    mut connected: Connected,
+    caller: &Caller,
+    reference: &mut Reference,
+) -> Option<Check> {
+    let view = view::ask(place, &mut connected).await.ok()?;
+    if !view.said.founded {
+        return None;
+    }
+    let mut witness = Witness { place: place.clone(), connected, view };
+    let chain = match operators::load(&[], &caller.cert()) {
+        Ok(operators) => chain::fetch(&mut witness, &chain::keys(&operators)).await,
+        Err(failure) => Err(failure),
+    };
+    Some(match chain {
+        Ok(chain) => {
+            let constitution = chain.cluster.constitution();
+            reference.denied_tpm_firmware.clone_from(&constitution.denied_tpm_firmware);
+            reference.dbx_required.clone_from(&constitution.dbx_required);
+            let (version, cluster) = (constitution.version, &constitution.cluster);
+            note("constitution", format!("{version} of {cluster}: what it demands of machines was demanded"))
+        }
+        Err(failure) => note(
+            "constitution",
+            format!(
+                "what that of {} demands was not looked at: {}",
+                witness.view.said.cluster,
+                failure.words()
+            ),
+        ),
+    })
 }
 
 /// Has a member of the cluster attest another one now.
@@ -129,6 +170,20 @@ pub async fn prove(place: &Place, connected: &mut Connected, reference: &Referen
     proved(place, connected, reference, Purpose::Fresh).await
 }
 
+/// Why the pillar at the other end is refused by this reference, if it is: the check's name and the reason. What was
+/// pinned of it does not count.
+pub async fn refused_by(
+    place: &Place,
+    connected: &mut Connected,
+    reference: &Reference,
+) -> Outcome<Option<(String, String)>> {
+    let (report, _) = fresh(place, connected, reference, Purpose::Fresh).await?;
+    Ok(match report.verdict {
+        Verdict::Refused { check, reason, .. } => Some((check, reason)),
+        Verdict::Verified { .. } | Verdict::Vouched { .. } => None,
+    })
+}
+
 /// Opens a connection whose other end has just proved that it runs the release. Its state volume need not be open, and
 /// what was pinned of it does not count: that TPM or firmware changed is why somebody recovers.
 pub async fn connect_for_recovery(target: &Target, judge: &Judge) -> Outcome<(Place, Connected)> {
@@ -153,6 +208,25 @@ async fn proved(
     reference: &Reference,
     purpose: Purpose,
 ) -> Outcome<Proved> {
+    match fresh(place, connected, reference, purpose).await? {
+        // The verifier's own proof decides, not the words about it.
+        (_, Some(proved)) => Ok(proved),
+        (report, None) => {
+            let why = report.refusal().unwrap_or_default();
+            Err(Failure::new(format!("{} is not verified: {why}", place.name))
+                .kind(report.kind)
+                .hint(format!("`pillar attest {}` shows every check", place.name)))
+        }
+    }
+}
+
+/// Has the other end prove what it runs, and judges that without pins.
+async fn fresh(
+    place: &Place,
+    connected: &mut Connected,
+    reference: &Reference,
+    purpose: Purpose,
+) -> Outcome<(Report, Option<Proved>)> {
     let bank = Bank::Sha256;
     let answer = match ask_on(connected, bank).await {
         Ok(answer) => answer,
@@ -166,16 +240,7 @@ async fn proved(
     let same_tpm = SameTpm::Activated(&answer.secret);
     let expected = Expected { reference, bank, pins: None, same_tpm };
     let (report, verified) = judged(&place.name, &answer.evidence, &answer.binding, &expected, purpose);
-    // The verifier's own proof decides, not the words about it.
-    match verified {
-        Some(verified) => Ok(Proved { identity: answer.identity, verified }),
-        None => {
-            let why = report.refusal().unwrap_or_default();
-            Err(Failure::new(format!("{} is not verified: {why}", place.name))
-                .kind(report.kind)
-                .hint(format!("`pillar attest {}` shows every check", place.name)))
-        }
-    }
+    Ok((report, verified.map(|verified| Proved { identity: answer.identity, verified })))
 }
 
 /// Challenges a pillar and saves its answer.
@@ -294,7 +359,8 @@ fn judged(
         firmware: firmware.map_or(Firmware::Learn, Firmware::Pinned),
         state: state_volume(own, purpose),
         exit_boot_services: ExitBootServices::Required,
-        denied_tpm_firmware: &[],
+        denied_tpm_firmware: &reference.denied_tpm_firmware,
+        dbx_required: &reference.dbx_required,
         // A saved answer may be older than the last one that was judged.
         previous: own.filter(|_| purpose != Purpose::Saved).and_then(|pins| pins.counters),
         session: None,

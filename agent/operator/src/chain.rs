@@ -7,7 +7,7 @@ use crate::operators;
 use crate::reference::{Reference, now_unix_s};
 use crate::session::{call, malformed};
 use crate::view::{self, Witness};
-use pillar_model::{Action, Entry, OperatorEntry, OperatorKey};
+use pillar_model::{Action, Constitution, Entry, OperatorEntry, OperatorKey};
 use pillar_quorum::{Cluster, Envelope, Refusal, Tally, replay};
 use pillar_wire::client::Connected;
 use pillar_wire::proto;
@@ -53,17 +53,23 @@ impl Chain {
 
     /// What evidence of a machine that joins is compared with: what the operators signed before.
     pub fn reference(&self) -> Outcome<Reference> {
+        self.reference_by(self.cluster.constitution())
+    }
+
+    /// The same by a constitution that may come.
+    pub fn reference_by(&self, constitution: &Constitution) -> Outcome<Reference> {
         let releases = self.cluster.releases().ok_or_else(|| {
             Failure::new("the cluster has no release that its pillars may run")
                 .hint("`pillar found` was interrupted: run it again")
         })?;
-        let constitution = self.cluster.constitution();
         let der = |all: &[pillar_model::Digest]| all.iter().map(|digest| digest.0.clone()).collect();
         Ok(Reference {
             releases: releases.iter().cloned().collect(),
             ek_roots: der(&constitution.ek_roots),
             ek_intermediates: der(&constitution.ek_intermediates),
             ek_allowed: constitution.ek_allowed.clone(),
+            denied_tpm_firmware: constitution.denied_tpm_firmware.clone(),
+            dbx_required: constitution.dbx_required.clone(),
         })
     }
 

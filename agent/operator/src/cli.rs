@@ -4,7 +4,7 @@ mod cluster;
 mod options;
 mod state;
 
-pub use cluster::{Admit, ConstitutionAction, Enroll, Found, Revoke};
+pub use cluster::{Admit, ConstitutionAction, Enroll, Found, Propose, Revoke};
 pub use options::{
     BankChoice, Caller, DEFAULT_KEY, Form, Judge, Output, Run, Signing, Target, VerdictForm, VerdictOutput,
     Via, Viewer,
@@ -215,7 +215,11 @@ pub enum Action {
         #[command(flatten)]
         form: Form,
     },
-    /// Show or amend the constitution: operators, threshold, trusted TPM makers
+    /// Show or amend the constitution: operators, threshold, trusted TPM makers, demands on machines
+    ///
+    /// The document that says who decides. A new version is proposed by one operator (`propose`), looked at and signed by
+    /// others (`sign`), and in force when the thresholds of the old and of the new one are met. From then on pillars serve
+    /// its operators and nobody else. It expires: amend it before, or nothing else can be decided any more.
     Constitution {
         #[command(subcommand)]
         action: ConstitutionAction,
@@ -283,6 +287,7 @@ mod tests {
             "pillar pending --via p1 -o json",
             "pillar constitution show -o json",
             "pillar constitution propose next.json",
+            "pillar constitution propose --deny-tpm-firmware IFX:4.0.0.0-4.33.0.0 id:00001014:1.2.3.4 --days 400",
             "pillar constitution sign --key operator-2.key",
             "pillar logs -n 5 -f",
             "pillar reboot p1 --power-off",
@@ -308,6 +313,9 @@ mod tests {
             "pillar policy p2",
             "pillar enroll",
             "pillar constitution",
+            "pillar constitution propose",
+            "pillar constitution propose --deny-tpm-firmware 4.0.0.0",
+            "pillar constitution propose --require-dbx abcd",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -1,15 +1,17 @@
 //! `pillar constitution`: the document that says who decides.
 
 use crate::chain;
-use crate::cli::{ConstitutionAction, Form, Output};
+use crate::cli::{ConstitutionAction, Form, Output, Propose};
 use crate::clock;
 use crate::enroll::decide;
 use crate::failure::{Failure, Kind, Outcome, Said};
 use crate::file;
+use crate::foresight::foresee;
 use crate::paint::harmless;
 use crate::reference::now_unix_s;
 use crate::words;
-use pillar_model::{Action, Constitution, OperatorEntry};
+use pillar_model::{Action, Constitution, OperatorEntry, ReleasePredicate};
+use pillar_quorum::{Approved, Cluster};
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -23,16 +25,10 @@ pub async fn run(action: ConstitutionAction) -> Outcome<Said> {
     match action {
         ConstitutionAction::Show { via, caller, form } => {
             let (_, chain) = chain::open(&via, &caller).await?;
-            show(chain.cluster.constitution(), form).map(Said::from)
+            show(&chain.cluster, form).map(Said::from)
         }
-        ConstitutionAction::Propose { file, via, signing, caller } => {
-            let next = read(&file)?;
-            let (mut witness, chain) = chain::open(&via, &caller).await?;
-            clock::check(&witness.place.name, witness.view.clock_offset_s)?;
-            let proposal = chain.propose(Action::Amend(Box::new(next)))?;
-            decide(&mut witness, &chain, proposal, &caller, Some(&signing), None).await
-        }
-        ConstitutionAction::Sign { via, signing, caller, yes } => {
+        ConstitutionAction::Propose(args) => propose(&args).await,
+        ConstitutionAction::Sign { via, signing, caller, yes, even_all } => {
             let (mut witness, chain) = chain::open(&via, &caller).await?;
             clock::check(&witness.place.name, witness.view.clock_offset_s)?;
             let proposal =
@@ -41,12 +37,50 @@ pub async fn run(action: ConstitutionAction) -> Outcome<Said> {
                         .kind(Kind::Unknown)
                         .hint("`pillar constitution propose FILE` does")
                 })?;
+            let Action::Amend(next) = &proposal.entry.action else {
+                return Err(Failure::new("the proposal is of another kind"));
+            };
+            let foreseen = foresee(&mut witness, &chain, next, &caller, even_all).await?;
             if !yes {
-                confirm(&words::details(&proposal.entry.action, Some(chain.cluster.constitution())))?;
+                let changes = words::details(&proposal.entry.action, Some(chain.cluster.constitution()));
+                confirm(&(changes + &foreseen))?;
             }
-            decide(&mut witness, &chain, proposal, &caller, Some(&signing), None).await
+            let said = decide(&mut witness, &chain, proposal, &caller, Some(&signing), None).await?;
+            Ok(with_foreseen(foreseen, said))
         }
     }
+}
+
+async fn propose(args: &Propose) -> Outcome<Said> {
+    let document = args.file.as_deref().map(read).transpose()?;
+    let (mut witness, chain) = chain::open(&args.via, &args.caller).await?;
+    clock::check(&witness.place.name, witness.view.clock_offset_s)?;
+    let next = changed(document, chain.cluster.constitution(), args);
+    let proposal = chain.propose(Action::Amend(Box::new(next.clone())))?;
+    let foreseen = foresee(&mut witness, &chain, &next, &args.caller, args.even_all).await?;
+    let said = decide(&mut witness, &chain, proposal, &args.caller, Some(&args.signing), None).await?;
+    Ok(with_foreseen(foreseen, said))
+}
+
+fn with_foreseen(foreseen: String, said: Said) -> Said {
+    Said { text: said.text + &foreseen, ..said }
+}
+
+/// The document that was given, or the present one with the next number; with the changes that the options name.
+fn changed(document: Option<Constitution>, present: &Constitution, args: &Propose) -> Constitution {
+    let mut next = document
+        .unwrap_or_else(|| Constitution { version: present.version.saturating_add(1), ..present.clone() });
+    // In the order in which documents have them. What overlaps is refused there, with words.
+    next.denied_tpm_firmware.extend(&args.deny_tpm_firmware);
+    next.denied_tpm_firmware.sort_unstable();
+    next.denied_tpm_firmware.dedup();
+    next.dbx_required.extend(args.require_dbx.iter().map(|digest| digest.0.clone()));
+    next.dbx_required.sort_unstable();
+    next.dbx_required.dedup();
+    if let Some(days) = args.days {
+        next.expires_unix_s = now_unix_s().saturating_add(u64::from(days) * 86_400);
+    }
+    next
 }
 
 fn read(path: &Path) -> Outcome<Constitution> {
@@ -56,13 +90,39 @@ fn read(path: &Path) -> Outcome<Constitution> {
     })
 }
 
-fn show(constitution: &Constitution, form: Form) -> Outcome<String> {
+fn show(cluster: &Cluster, form: Form) -> Outcome<String> {
     match form.output {
-        Output::Text => Ok(text(constitution, now_unix_s())),
-        Output::Json => serde_json::to_string_pretty(constitution)
-            .map(|text| text + "\n")
-            .map_err(|error| Failure::because("cannot print JSON", &error)),
+        Output::Text => Ok(text(cluster.constitution(), now_unix_s()) + &decided(cluster)),
+        Output::Json => json(cluster.constitution()),
     }
+}
+
+fn json(constitution: &Constitution) -> Outcome<String> {
+    serde_json::to_string_pretty(constitution)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::because("cannot print JSON", &error))
+}
+
+/// What the operators decided beside it, and who of them did.
+fn decided(cluster: &Cluster) -> String {
+    let mut out = String::new();
+    let one = |what: &str, release: &Approved<ReleasePredicate>| {
+        let (by, serial) = (harmless(&release.by().join(", ")), release.serial());
+        format!(
+            "  {what}: {} ({}), by entry {serial}, signed by {by}\n",
+            harmless(&release.version),
+            harmless(&release.flavour)
+        )
+    };
+    if let Some(releases) = cluster.releases() {
+        out.push_str(&one("release", &releases.committed));
+        out.extend(releases.trial.as_ref().map(|trial| one("on trial", trial)));
+    }
+    let ago = now_unix_s().saturating_sub(cluster.made_unix_s());
+    let ago = crate::status::span(Duration::from_secs(ago));
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "  last decision: entry {}, made {ago} ago", cluster.serial());
+    out
 }
 
 fn text(constitution: &Constitution, now_unix_s: u64) -> String {
@@ -74,6 +134,8 @@ fn text(constitution: &Constitution, now_unix_s: u64) -> String {
         ek_roots,
         ek_intermediates,
         ek_allowed,
+        denied_tpm_firmware,
+        dbx_required,
         expires_unix_s,
     } = constitution;
     let left = expires_unix_s.saturating_sub(now_unix_s);
@@ -95,6 +157,12 @@ fn text(constitution: &Constitution, now_unix_s: u64) -> String {
     };
     let (roots, between) = (ek_roots.len(), ek_intermediates.len());
     let _ = writeln!(out, "  TPM makers: {roots} roots, {between} certificates between; {allowed}");
+    for range in denied_tpm_firmware {
+        let _ = writeln!(out, "  TPM firmware that is not believed: {range}");
+    }
+    for digest in dbx_required {
+        let _ = writeln!(out, "  each dbx must hold: {digest}");
+    }
     out
 }
 
@@ -126,6 +194,8 @@ mod tests {
             ek_roots: Vec::new(),
             ek_intermediates: Vec::new(),
             ek_allowed: Vec::new(),
+            denied_tpm_firmware: Vec::new(),
+            dbx_required: Vec::new(),
             expires_unix_s: 1_000_000,
         }
     }
@@ -140,8 +210,7 @@ mod tests {
         assert!(text(&constitution(), 1_000_000).contains("expired: only its amendment is taken"));
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("next.json");
-        let json = show(&constitution(), Form { output: Output::Json }).expect("JSON");
-        std::fs::write(&path, json).expect("written");
+        std::fs::write(&path, json(&constitution()).expect("JSON")).expect("written");
         assert_eq!(read(&path).expect("read"), constitution());
         std::fs::write(&path, "{}").expect("written");
         assert!(

@@ -180,13 +180,15 @@ fn row_of(place: &Place, proved: &Proved, peers: &[String]) -> Outcome<Member> {
     row::member(place, proved, addresses)
 }
 
-/// Whether two rows are of one machine in one state; else what differs. Addresses are hints, and may differ; the same
+/// Whether two rows, the second of them made just now, are of one machine in one state; else what differs. Addresses are hints, and may differ; the same
 /// TPM may get its certificate anew.
 fn same_machine(a: &Member, b: &Member) -> Result<(), String> {
     for (what, same) in [
         ("name", a.name == b.name),
         ("endorsement key", a.ek_public == b.ek_public),
         ("EK certificate", a.ek_certificate == b.ek_certificate),
+        // Rows of before do not say it.
+        ("TPM maker", a.tpm_maker.is_none() || a.tpm_maker == b.tpm_maker),
         ("attestation key", a.ak_public == b.ak_public),
         ("TLS key", a.tls_spki == b.tls_spki),
         ("state volume", a.state_volume == b.state_volume),

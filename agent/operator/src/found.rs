@@ -312,6 +312,8 @@ fn constitution(
         ek_roots: certificates(|reference| &reference.ek_roots),
         ek_intermediates: certificates(|reference| &reference.ek_intermediates),
         ek_allowed: Vec::new(),
+        denied_tpm_firmware: Vec::new(),
+        dbx_required: Vec::new(),
         expires_unix_s: now_unix_s().saturating_add(u64::from(args.days) * 86_400),
     })
 }
@@ -471,6 +473,7 @@ mod tests {
             name: format!("p{number}").parse().expect("a name"),
             ek_public: Digest(vec![number; 122]),
             ek_certificate: Digest(vec![number; 32]),
+            tpm_maker: None,
             ak_public: Digest(vec![number + 100; 88]),
             tls_spki: Digest(vec![number; 91]),
             firmware: BTreeMap::from([(
@@ -491,12 +494,7 @@ mod tests {
     }
 
     fn reference() -> Reference {
-        Reference {
-            releases: Vec::new(),
-            ek_roots: vec![vec![1; 10]],
-            ek_intermediates: vec![vec![2; 10]],
-            ek_allowed: Vec::new(),
-        }
+        Reference { ek_roots: vec![vec![1; 10]], ek_intermediates: vec![vec![2; 10]], ..Reference::default() }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod eventlog;
 mod explain;
 mod failure;
 mod file;
+mod foresight;
 mod found;
 mod jws;
 mod logs;

@@ -11,7 +11,7 @@ use crate::pins::Pins;
 use crate::reference::Reference;
 use crate::target::Place;
 use crate::view::Witness;
-use pillar_model::{Digest, Member, ReleasePredicate};
+use pillar_model::{DeniedTpmFirmware, Digest, Member, ReleasePredicate};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -37,6 +37,12 @@ pub struct PolicyFile {
     pub ek_intermediates: Vec<Digest>,
     /// Endorsement keys that alone are trusted; empty: every one with a good certificate.
     pub ek_allowed: Vec<Digest>,
+    /// Firmware of TPMs that is not believed. Like the next one, files of before lack it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied_tpm_firmware: Vec<DeniedTpmFirmware>,
+    /// What the machine's dbx must hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dbx_required: Vec<Digest>,
     /// Which TPM, firmware and state volume.
     pub pins: Pins,
 }
@@ -65,6 +71,8 @@ impl PolicyFile {
             ek_roots: digests(reference.ek_roots),
             ek_intermediates: digests(reference.ek_intermediates),
             ek_allowed: reference.ek_allowed,
+            denied_tpm_firmware: reference.denied_tpm_firmware,
+            dbx_required: reference.dbx_required,
             pins,
         }
     }
@@ -77,6 +85,8 @@ impl PolicyFile {
             ek_roots: der(&self.ek_roots),
             ek_intermediates: der(&self.ek_intermediates),
             ek_allowed: self.ek_allowed.clone(),
+            denied_tpm_firmware: self.denied_tpm_firmware.clone(),
+            dbx_required: self.dbx_required.clone(),
         }
     }
 
@@ -188,12 +198,7 @@ mod tests {
     use std::fs;
 
     fn policy() -> PolicyFile {
-        let reference = Reference {
-            releases: Vec::new(),
-            ek_roots: vec![vec![1, 2, 3]],
-            ek_intermediates: Vec::new(),
-            ek_allowed: Vec::new(),
-        };
+        let reference = Reference { ek_roots: vec![vec![1, 2, 3]], ..Reference::default() };
         let pins = Pins {
             ak_name: Digest(vec![0, 11, 1]),
             firmware: BTreeMap::new(),

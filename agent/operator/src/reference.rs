@@ -4,7 +4,7 @@ use crate::cli::Judge;
 use crate::failure::{Failure, Outcome};
 use crate::file;
 use crate::target::Files;
-use pillar_model::{Digest, Release, ReleasePredicate};
+use pillar_model::{DeniedTpmFirmware, Digest, Release, ReleasePredicate};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::path::Path;
@@ -18,7 +18,7 @@ const EK_CA_MAX_BYTES: u64 = 1024 * 1024;
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 
 /// What to compare with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reference {
     /// The releases that may run.
     pub releases: Vec<ReleasePredicate>,
@@ -28,6 +28,10 @@ pub struct Reference {
     pub ek_intermediates: Vec<Vec<u8>>,
     /// Endorsement keys that alone are trusted (SHA-256 of `TPMT_PUBLIC`); empty: every one with a good certificate.
     pub ek_allowed: Vec<Digest>,
+    /// Firmware of TPMs that is not believed.
+    pub denied_tpm_firmware: Vec<DeniedTpmFirmware>,
+    /// What each machine's dbx must hold.
+    pub dbx_required: Vec<Digest>,
 }
 
 impl Reference {
@@ -35,7 +39,7 @@ impl Reference {
     pub fn load(files: &Files, judge: &Judge) -> Outcome<Self> {
         let releases = vec![release(&files.release(judge))?];
         let (ek_roots, ek_intermediates) = authorities(&files.ek_ca(judge)?)?;
-        Ok(Self { releases, ek_roots, ek_intermediates, ek_allowed: Vec::new() })
+        Ok(Self { releases, ek_roots, ek_intermediates, ..Self::default() })
     }
 }
 

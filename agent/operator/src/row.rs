@@ -43,6 +43,7 @@ pub fn member(place: &Place, proved: &Proved, addresses: Vec<String>) -> Outcome
         name,
         ek_public: Digest(identity.ek_public.clone()),
         ek_certificate: sha256(&identity.ek_certificate),
+        tpm_maker: verified.tpm_maker(),
         ak_public: Digest(identity.ak_public.clone()),
         tls_spki: Digest(tls_spki),
         firmware: BTreeMap::from([(Bank::Sha256, verified.firmware())]),

@@ -55,6 +55,7 @@ fn row(member: &Member, replaces: Option<&Digest>) -> Vec<(&'static str, String)
     let mut lines = vec![
         ("EK", sha256(&member.ek_public.0).to_string()),
         ("EK cert.", member.ek_certificate.to_string()),
+        ("TPM maker", member.tpm_maker.map_or_else(|| "not known".to_owned(), |maker| maker.to_string())),
         ("AK", sha256(&member.ak_public.0).to_string()),
         ("TLS key", sha256(&member.tls_spki.0).to_string()),
     ];
@@ -109,6 +110,18 @@ fn constitution(present: Option<&Constitution>, next: &Constitution) -> Vec<(&'s
         if old != new {
             lines.push((label, format!("{} → {}", roots(old), roots(new))));
         }
+    }
+    for range in next.denied_tpm_firmware.iter().filter(|r| !present.denied_tpm_firmware.contains(r)) {
+        lines.push(("+ TPM denied", range.to_string()));
+    }
+    for range in present.denied_tpm_firmware.iter().filter(|r| !next.denied_tpm_firmware.contains(r)) {
+        lines.push(("- TPM denied", range.to_string()));
+    }
+    for digest in next.dbx_required.iter().filter(|d| !present.dbx_required.contains(d)) {
+        lines.push(("+ in dbx", digest.to_string()));
+    }
+    for digest in present.dbx_required.iter().filter(|d| !next.dbx_required.contains(d)) {
+        lines.push(("- in dbx", digest.to_string()));
     }
     if present.expires_unix_s != next.expires_unix_s {
         lines.push((
@@ -169,6 +182,8 @@ mod tests {
             ek_roots: vec![Digest(vec![1])],
             ek_intermediates: Vec::new(),
             ek_allowed: Vec::new(),
+            denied_tpm_firmware: Vec::new(),
+            dbx_required: Vec::new(),
             expires_unix_s: 2_000_000_000,
         }
     }
@@ -201,6 +216,7 @@ mod tests {
             name: "p3".parse().expect("a name"),
             ek_public: Digest(vec![1; 90]),
             ek_certificate: Digest(vec![2; 32]),
+            tpm_maker: None,
             ak_public: Digest(vec![3; 90]),
             tls_spki: Digest(vec![4; 91]),
             firmware: std::collections::BTreeMap::new(),

@@ -1,10 +1,11 @@
 //! Whether a constitution can be one, and can follow another.
 
 use crate::limits::{
-    CERTIFICATE_MAX_BYTES, EK_ALLOWED_MAX, EK_INTERMEDIATES_MAX, EK_ROOTS_MAX, OPERATORS_MAX,
+    CERTIFICATE_MAX_BYTES, DBX_REQUIRED_MAX, DENIED_TPM_FIRMWARE_MAX, EK_ALLOWED_MAX, EK_INTERMEDIATES_MAX,
+    EK_ROOTS_MAX, OPERATORS_MAX,
 };
 use curve25519_dalek::edwards::CompressedEdwardsY;
-use pillar_model::{Constitution, Digest, OperatorKey, PillarId};
+use pillar_model::{Constitution, DeniedTpmFirmware, Digest, OperatorKey, PillarId};
 use std::collections::BTreeSet;
 
 /// Why a constitution is refused.
@@ -86,6 +87,23 @@ pub enum ConstitutionError {
     /// An allowed EK is not named by a SHA-256.
     #[error("an allowed endorsement key is named by {0} bytes, not by a SHA-256")]
     AllowedDigest(usize),
+    /// A range of TPM firmware that holds nothing.
+    #[error("no TPM firmware is in the range {0}")]
+    EmptyRange(Box<DeniedTpmFirmware>),
+    /// Two ranges of one maker's firmware overlap, or stand in another order.
+    #[error("the denied TPM firmware {after} is not behind {before}")]
+    Ranges {
+        /// One.
+        before: Box<DeniedTpmFirmware>,
+        /// The next one.
+        after: Box<DeniedTpmFirmware>,
+    },
+    /// What dbx must hold is not named by a SHA-256.
+    #[error("what dbx must hold is named by {0} bytes, not by a SHA-256")]
+    DbxDigest(usize),
+    /// What dbx must hold is there twice, or in another order.
+    #[error("what dbx must hold is not in ascending order: {0} is out of place or there twice")]
+    DbxOrder(Digest),
     /// A member's EK is not on the new list.
     #[error("its list of endorsement keys leaves out that of the member {0}")]
     LeavesOut(PillarId),
@@ -111,9 +129,17 @@ impl ConstitutionError {
             Self::Threshold { .. } => "of 3 operators choose 2 or 3, of 5 choose 3, 4 or 5",
             Self::Expired { .. } => "choose a later date, and check this machine's clock",
             Self::TooMany { .. } | Self::Certificate { .. } => {
-                "trust the manufacturers' roots that your machines need, and no others"
+                "name what your machines need, and nothing else"
             }
             Self::AllowedDigest(_) => "name an endorsement key by the SHA-256 of its TPMT_PUBLIC",
+            Self::EmptyRange(_) => "name the older version first, then the newer one",
+            Self::Ranges { .. } => {
+                "put the ranges of one maker into ascending order, and make one of two that overlap"
+            }
+            Self::DbxDigest(_) => {
+                "name an image by its Authenticode SHA-256, a certificate by the SHA-256 of its DER"
+            }
+            Self::DbxOrder(_) => "sort the list, each digest once",
             Self::LeavesOut(_) => "revoke the member first, or leave its endorsement key on the list",
         }
     }
@@ -148,7 +174,9 @@ pub(crate) fn check(
     }
     check_certificates("EK roots", &constitution.ek_roots, EK_ROOTS_MAX)?;
     check_certificates("EK intermediates", &constitution.ek_intermediates, EK_INTERMEDIATES_MAX)?;
-    check_allowed(&constitution.ek_allowed)
+    check_allowed(&constitution.ek_allowed)?;
+    check_denied(&constitution.denied_tpm_firmware)?;
+    check_dbx(&constitution.dbx_required)
 }
 
 fn check_operators(constitution: &Constitution) -> Result<(), ConstitutionError> {
@@ -203,6 +231,38 @@ fn check_allowed(allowed: &[Digest]) -> Result<(), ConstitutionError> {
     }
     match allowed.iter().map(|digest| digest.0.len()).find(|bytes| *bytes != 32) {
         Some(bytes) => Err(ConstitutionError::AllowedDigest(bytes)),
+        None => Ok(()),
+    }
+}
+
+/// Ascending and apart, so that one list says one thing.
+fn check_denied(denied: &[DeniedTpmFirmware]) -> Result<(), ConstitutionError> {
+    if denied.len() > DENIED_TPM_FIRMWARE_MAX {
+        let (found, max) = (denied.len(), DENIED_TPM_FIRMWARE_MAX);
+        return Err(ConstitutionError::TooMany { what: "ranges of denied TPM firmware", found, max });
+    }
+    if let Some(empty) = denied.iter().find(|range| range.first > range.last) {
+        return Err(ConstitutionError::EmptyRange(Box::new(*empty)));
+    }
+    let apart = |before: &DeniedTpmFirmware, after: &DeniedTpmFirmware| {
+        (before.maker, before.last) < (after.maker, after.first)
+    };
+    match denied.windows(2).find(|pair| !apart(&pair[0], &pair[1])) {
+        Some(pair) => Err(ConstitutionError::Ranges { before: Box::new(pair[0]), after: Box::new(pair[1]) }),
+        None => Ok(()),
+    }
+}
+
+fn check_dbx(required: &[Digest]) -> Result<(), ConstitutionError> {
+    if required.len() > DBX_REQUIRED_MAX {
+        let (found, max) = (required.len(), DBX_REQUIRED_MAX);
+        return Err(ConstitutionError::TooMany { what: "digests that dbx must hold", found, max });
+    }
+    if let Some(bytes) = required.iter().map(|digest| digest.0.len()).find(|bytes| *bytes != 32) {
+        return Err(ConstitutionError::DbxDigest(bytes));
+    }
+    match required.windows(2).find(|pair| pair[0] >= pair[1]) {
+        Some(pair) => Err(ConstitutionError::DbxOrder(pair[1].clone())),
         None => Ok(()),
     }
 }

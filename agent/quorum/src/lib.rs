@@ -75,6 +75,10 @@ pub mod limits {
     pub const CERTIFICATE_MAX_BYTES: usize = 4096;
     /// Endorsement keys that alone are trusted.
     pub const EK_ALLOWED_MAX: usize = 2048;
+    /// Ranges of TPM firmware that are not believed.
+    pub const DENIED_TPM_FIRMWARE_MAX: usize = 64;
+    /// What each machine's dbx must hold.
+    pub const DBX_REQUIRED_MAX: usize = 512;
     /// Members of a cluster.
     pub const MEMBERS_MAX: usize = 64;
     /// `TPMT_PUBLIC` or SubjectPublicKeyInfo (an RSA-4096 key has about 550 bytes).

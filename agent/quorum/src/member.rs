@@ -54,6 +54,9 @@ pub enum MemberError {
     /// The constitution has a list, and this machine is not on it.
     #[error("its endorsement key {0} is not on the constitution's list")]
     NotAllowed(Digest),
+    /// The constitution denies firmware of TPM makers, and the row names none.
+    #[error("its row does not say who made its TPM, and the constitution denies some TPM firmware by maker")]
+    NoMaker,
     /// A key of no possible size.
     #[error("its {what} has {bytes} bytes; 1 to {PUBLIC_KEY_MAX_BYTES} are possible")]
     Key {
@@ -105,6 +108,7 @@ impl MemberError {
             Self::NothingToReplace => "admit it as a new member",
             Self::ReplacesOther { .. } => "the member changed meanwhile: make the entry anew",
             Self::InUse { .. } => "one machine is one row: revoke the other one, or replace it",
+            Self::NoMaker => "let the machine ask anew, by this version's `pillar`",
             Self::SameKeys | Self::Key { .. } | Self::Certificate(_) => {
                 "let the machine ask anew, and take its row as it comes"
             }
@@ -146,6 +150,9 @@ pub(crate) fn check(
     }
     if !allows(cluster.constitution(), &ek) {
         return Err(MemberError::NotAllowed(ek));
+    }
+    if member.tpm_maker.is_none() && !cluster.constitution().denied_tpm_firmware.is_empty() {
+        return Err(MemberError::NoMaker);
     }
     Ok(())
 }

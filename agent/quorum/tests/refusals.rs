@@ -3,8 +3,8 @@
 mod support;
 
 use pillar_model::{
-    Action, Bank, Constitution, Digest, Entry, FirmwareEvent, Member, OperatorEntry, OperatorKey, PackageRef,
-    ReleasePredicate,
+    Action, Bank, Constitution, DeniedTpmFirmware, Digest, Entry, FirmwareEvent, Member, OperatorEntry,
+    OperatorKey, PackageRef, ReleasePredicate,
 };
 use pillar_quorum::limits::*;
 use pillar_quorum::{
@@ -56,6 +56,46 @@ fn odd_constitution(change: impl FnOnce(&mut Constitution)) -> Constitution {
     let mut constitution = constitution(2, &[1, 2, 3], 2);
     change(&mut constitution);
     constitution
+}
+
+fn denied(text: &str) -> DeniedTpmFirmware {
+    text.parse().expect("a range")
+}
+
+fn ranges(before: &str, after: &str) -> ConstitutionError {
+    ConstitutionError::Ranges { before: Box::new(denied(before)), after: Box::new(denied(after)) }
+}
+
+fn overlapping() -> Constitution {
+    let two = ["IFX:1.0.0.0-2.0.0.0", "IFX:2.0.0.0"].map(denied);
+    odd_constitution(|c| c.denied_tpm_firmware = two.to_vec())
+}
+
+// attack: B8
+#[test]
+fn documents_of_before_are_read_and_one_that_denies_firmware_wants_the_maker_in_each_new_row() {
+    // As it was written before there were such fields, and as it is written when they are empty.
+    let old = serde_json::to_value(constitution(2, &[1, 2, 3], 2)).expect("JSON");
+    assert!(old.get("denied_tpm_firmware").is_none() && old.get("dbx_required").is_none(), "{old}");
+    assert_eq!(
+        serde_json::from_value::<Constitution>(old).expect("read"),
+        odd_constitution(|_| {}),
+        "as if it denied nothing"
+    );
+    let row = serde_json::to_value(member("p1", 1)).expect("JSON");
+    assert!(row.get("tpm_maker").is_none(), "{row}");
+
+    let cluster = after(&lab(), admit(member("p1", 1)));
+    let next = odd_constitution(|c| {
+        c.denied_tpm_firmware = ["IFX:4.0.0.0-4.33.0.0", "IFX:6.0.0.0", "STM:1.0.0.0"].map(denied).to_vec();
+        c.dbx_required = vec![Digest(vec![1; 32]), Digest(vec![2; 32])];
+    });
+    // Who is a member already stays one; what his evidence is worth, the verifier says.
+    let cluster = after(&cluster, amend(next));
+    assert_eq!(cluster.constitution().denied_tpm_firmware[1].to_string(), "IFX (id:49465800) 6.0.0.0");
+    not_admitted(&cluster, member("p2", 2), None, MemberError::NoMaker);
+    let named = Member { tpm_maker: Some("STM".parse().expect("a maker")), ..member("p2", 2) };
+    assert_eq!(after(&cluster, admit(named)).members().len(), 2);
 }
 
 #[test]
@@ -441,6 +481,31 @@ fn constitutions_that_cannot_be_are_refused() {
         (
             odd_constitution(|c| c.ek_allowed = vec![Digest(vec![1; 32])]),
             ConstitutionError::LeavesOut(id("p1")),
+        ),
+        (
+            odd_constitution(|c| c.denied_tpm_firmware = vec![denied("IFX:1.0.0.0"); 65]),
+            ConstitutionError::TooMany { what: "ranges of denied TPM firmware", found: 65, max: 64 },
+        ),
+        (
+            odd_constitution(|c| c.denied_tpm_firmware = vec![denied("IFX:1.0.0.1-1.0.0.0")]),
+            ConstitutionError::EmptyRange(Box::new(denied("IFX:1.0.0.1-1.0.0.0"))),
+        ),
+        (overlapping(), ranges("IFX:1.0.0.0-2.0.0.0", "IFX:2.0.0.0")),
+        (
+            odd_constitution(|c| c.denied_tpm_firmware = vec![denied("STM:1.0.0.0"), denied("IFX:1.0.0.0")]),
+            ranges("STM:1.0.0.0", "IFX:1.0.0.0"),
+        ),
+        (
+            odd_constitution(|c| c.dbx_required = vec![Digest(vec![1; 32]); 513]),
+            ConstitutionError::TooMany { what: "digests that dbx must hold", found: 513, max: 512 },
+        ),
+        (
+            odd_constitution(|c| c.dbx_required = vec![Digest(vec![1; 32]), Digest(vec![2; 20])]),
+            ConstitutionError::DbxDigest(20),
+        ),
+        (
+            odd_constitution(|c| c.dbx_required = vec![Digest(vec![1; 32]), Digest(vec![1; 32])]),
+            ConstitutionError::DbxOrder(Digest(vec![1; 32])),
         ),
     ];
     for (constitution, why) in rows {

@@ -17,7 +17,9 @@ use pillar_measure::cel::{self, CelLog};
 use pillar_measure::hash::hash;
 use pillar_measure::review::review;
 use pillar_measure::tcg::{self, EventLog};
-use pillar_model::{Bank, Binding, Digest, Evidence, PcrIndex, StateReport};
+use pillar_model::{
+    Bank, Binding, DeniedTpmFirmware, Digest, Evidence, PcrIndex, StateReport, TpmMaker, TpmVersion,
+};
 use std::collections::BTreeMap;
 use subtle::ConstantTimeEq;
 
@@ -98,7 +100,13 @@ pub(crate) fn attestation_key_of_a_pillar(ak: &Public) -> Found<()> {
     Ok(((), format!("P-256, restricted, fixed to its TPM, name {}", hex::encode(ak.name()))))
 }
 
-pub(crate) fn ek_certificate(evidence: &Evidence, ek: &Public, policy: &Policy<'_>) -> Found<Vec<String>> {
+/// Who vouches for the EK, and whose TPM it is.
+pub(crate) struct Endorsed {
+    pub(crate) issuers: Vec<String>,
+    pub(crate) maker: Option<TpmMaker>,
+}
+
+pub(crate) fn ek_certificate(evidence: &Evidence, ek: &Public, policy: &Policy<'_>) -> Found<Endorsed> {
     match policy.ek {
         EkTrust::Chain { roots, intermediates, allowed, now_unix_s } => {
             let digest = hash(Bank::Sha256, &[&evidence.ek_public]);
@@ -109,10 +117,12 @@ pub(crate) fn ek_certificate(evidence: &Evidence, ek: &Public, policy: &Policy<'
             }
             let issuers = check_ek(&evidence.ek_certificate, &ek.key, roots, intermediates, now_unix_s)?;
             let words = format!("for this EK, issued by {}", issuers.join(" ← "));
-            Ok((issuers, words))
+            // It parsed; who made the TPM is in what the issuer signed.
+            Ok((Endorsed { issuers, maker: ek::tpm_maker(&evidence.ek_certificate) }, words))
         }
-        EkTrust::Row { ek_public } if ek_public == evidence.ek_public => {
-            Ok((Vec::new(), "the EK is the enrolled one, whose certificate was checked then".into()))
+        EkTrust::Row { ek_public, maker } if ek_public == evidence.ek_public => {
+            let endorsed = Endorsed { issuers: Vec::new(), maker };
+            Ok((endorsed, "the EK is the enrolled one, whose certificate was checked then".into()))
         }
         EkTrust::Row { .. } => Err(Fault::new("the EK is another than the enrolled one")),
     }
@@ -136,10 +146,6 @@ pub(crate) fn same_tpm(evidence: &Evidence, ak: &Public, policy: &Policy<'_>) ->
 /// Nothing that only counts up may have gone down (TPM 2.0 part 1, section 36), and on a live session the TPM was not
 /// reset.
 pub(crate) fn counters(now: Counters, policy: &Policy<'_>) -> Found<()> {
-    if policy.denied_tpm_firmware.contains(&now.firmware_version) {
-        let version = now.firmware_version;
-        return Err(Fault::new(format!("TPM firmware version {version:#x} is on the deny list")));
-    }
     if let Some(before) = policy.previous {
         only_up(now, before)?;
     }
@@ -148,17 +154,52 @@ pub(crate) fn counters(now: Counters, policy: &Policy<'_>) -> Found<()> {
     }
     let safe = if now.safe { "" } else { "; the clock was not stopped cleanly before" };
     let words = format!(
-        "clock {} ms, {} resets, {} restarts, firmware {:#x}{safe}",
-        now.clock_ms, now.reset_count, now.restart_count, now.firmware_version
+        "clock {} ms, {} resets, {} restarts{safe}",
+        now.clock_ms, now.reset_count, now.restart_count
     );
     Ok(((), words))
+}
+
+/// The quote tells the version, the EK's certificate or the row the maker: one without the other says nothing.
+pub(crate) fn tpm_firmware(now: Counters, maker: Option<TpmMaker>, policy: &Policy<'_>) -> Found<()> {
+    denied_tpm_firmware(policy.denied_tpm_firmware, maker, now.tpm_version())?;
+    let maker = maker.map_or_else(|| "a maker that is not known".to_owned(), |maker| maker.to_string());
+    let words = match policy.denied_tpm_firmware.len() {
+        0 => "none is denied".to_owned(),
+        1 => "not what is denied".to_owned(),
+        some => format!("none of {some} that are denied"),
+    };
+    Ok(((), format!("{} by {maker}; {words}", now.tpm_version())))
+}
+
+/// Whether TPM firmware is denied, and then why in words. When the maker is not known it could be anybody's, and a
+/// version that is denied of one maker is denied.
+pub fn denied_tpm_firmware(
+    denied: &[DeniedTpmFirmware],
+    maker: Option<TpmMaker>,
+    version: TpmVersion,
+) -> Result<(), DeniedFirmware> {
+    match denied.iter().find(|range| range.covers(maker, version)) {
+        Some(range) => Err(DeniedFirmware { version, range: *range, known: maker.is_some() }),
+        None => Ok(()),
+    }
+}
+
+/// A TPM's firmware is one of those that are denied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("TPM firmware {version} is denied ({range}){}", if *known { "" } else { "; who made this TPM is not known" })]
+pub struct DeniedFirmware {
+    version: TpmVersion,
+    range: DeniedTpmFirmware,
+    known: bool,
 }
 
 fn only_up(now: Counters, before: Counters) -> Result<(), Fault> {
     let went_back =
         |what: &str, from: u64, to: u64| Err(Fault::new(format!("{what} went back from {from} to {to}")));
     if now.firmware_version < before.firmware_version {
-        return went_back("TPM firmware version", before.firmware_version, now.firmware_version);
+        let (from, to) = (before.tpm_version(), now.tpm_version());
+        return Err(Fault::new(format!("TPM firmware version went back from {from} to {to}")));
     }
     if now.reset_count < before.reset_count {
         return went_back("reset counter", before.reset_count.into(), now.reset_count.into());
@@ -187,7 +228,9 @@ fn same_boot(now: Counters, opened: Counters) -> Result<(), Fault> {
         return moved("restart counter", opened.restart_count.into(), now.restart_count.into());
     }
     if now.firmware_version != opened.firmware_version {
-        return moved("TPM firmware version", opened.firmware_version, now.firmware_version);
+        let (from, to) = (opened.tpm_version(), now.tpm_version());
+        let reason = format!("TPM firmware version moved from {from} to {to} in one session");
+        return Err(Fault::new(reason));
     }
     if now.clock_ms < opened.clock_ms {
         let (from, to) = (opened.clock_ms, now.clock_ms);

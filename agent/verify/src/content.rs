@@ -8,7 +8,7 @@ use pillar_measure::hash::{hash, zero};
 use pillar_measure::secure_boot::{Authority, Signature, state};
 use pillar_measure::tcg::{Event, EventLog, EventType};
 use pillar_model::{Bank, Digest, NodeSettings, PcrIndex, ReleasePredicate, StateReport};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A UUID as text.
 const UUID_CHARS: usize = 36;
@@ -270,8 +270,13 @@ pub(crate) fn state_volume(proved: &Proved<'_>) -> Result<String, Fault> {
     Ok(text.to_owned())
 }
 
-/// Secure Boot is on, with exactly the release's certificates, and db's key is what let everything start.
-pub(crate) fn secure_boot(proved: &Proved<'_>, release: &ReleasePredicate) -> Result<(), Fault> {
+/// Secure Boot is on, with exactly the release's certificates, dbx forbids at least what it must, and db's key is what
+/// let everything start.
+pub(crate) fn secure_boot(
+    proved: &Proved<'_>,
+    release: &ReleasePredicate,
+    dbx_required: &[Digest],
+) -> Result<(), Fault> {
     let pcr = index(pcr::SECURE_BOOT)?;
     let refuse = |reason: String| Err(Fault::pcr(pcr, reason));
     let state = state(proved.log, proved.bank).map_err(|e| Fault::pcr(pcr, e))?;
@@ -289,6 +294,14 @@ pub(crate) fn secure_boot(proved: &Proved<'_>, release: &ReleasePredicate) -> Re
             ));
         }
     }
+    let dbx = forbidden(&state.dbx);
+    let lacking: Vec<&Digest> = dbx_required.iter().filter(|digest| !dbx.contains(digest)).collect();
+    if let Some(first) = lacking.first() {
+        let (lacks, required) = (lacking.len(), dbx_required.len());
+        return refuse(format!(
+            "dbx lacks {lacks} of the {required} entries that it must have: {first} first"
+        ));
+    }
     if !state.others.is_empty() {
         return refuse("a timestamp or recovery database is not empty".into());
     }
@@ -302,6 +315,15 @@ pub(crate) fn secure_boot(proved: &Proved<'_>, release: &ReleasePredicate) -> Re
         Some(other) => refuse(format!("a program was started by leave of {}", authority(other))),
         None => Ok(()),
     }
+}
+
+/// What a dbx forbids, as far as it does so by SHA-256.
+fn forbidden(dbx: &[Signature]) -> BTreeSet<&Digest> {
+    let digest = |entry| match entry {
+        &Signature::Certificate(ref digest) | &Signature::ImageSha256(ref digest) => Some(digest),
+        &Signature::Other(_) => None,
+    };
+    dbx.iter().filter_map(digest).collect()
 }
 
 fn list(signatures: &[Signature]) -> String {

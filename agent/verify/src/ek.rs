@@ -5,6 +5,7 @@
 //! all are refusals.
 
 use crate::tpm::{Curve, PublicKey};
+use pillar_model::TpmMaker;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
@@ -105,6 +106,27 @@ pub enum EkError {
         /// Why the nearest candidate did not do, if there was one.
         detail: String,
     },
+}
+
+/// Who made the TPM, as its EK certificate says; none when the certificate cannot be read or names no maker in the
+/// TCG's form. Believed is that only of a certificate that [`check_ek`] let pass, or that was known before by its digest.
+#[must_use]
+pub fn tpm_maker(certificate: &[u8]) -> Option<TpmMaker> {
+    let leaf = Certificate::parse(certificate, "EK".into(), true).ok()?;
+    let [(_, manufacturer), ..] = TPM_ATTRIBUTES;
+    let alternative = leaf.parsed.subject_alternative_name().ok()??;
+    let directory = alternative.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DirectoryName(name) => Some(name),
+        _ => None,
+    });
+    let attributes = directory.flat_map(|name| name.iter_attributes());
+    let mut named = attributes.filter(|attribute| attribute.attr_type().to_id_string() == manufacturer);
+    let text = named.next()?.as_str().ok()?;
+    // Two makers are none.
+    if named.next().is_some() || !text.starts_with("id:") {
+        return None;
+    }
+    text.parse().ok()
 }
 
 struct Certificate<'a> {

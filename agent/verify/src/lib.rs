@@ -20,8 +20,9 @@ pub mod tpm;
 mod verdict;
 
 pub use certify::{TLS_CERTIFY_DATA, TlsKeyError, certified_key, tls_key};
+pub use checks::{DeniedFirmware, denied_tpm_firmware};
 pub use credential::{Credential, CredentialError, SECRET_MAX_BYTES, make_credential};
-pub use ek::{EkError, check_ek};
+pub use ek::{EkError, check_ek, tpm_maker};
 pub use pillar_measure::review::ExitBootServices;
 pub use policy::{EkTrust, Firmware, Policy, SameTpm, StateVolume};
 pub use quote::{QuoteError, attestation_key, check_nonce, check_quote, check_selection, check_signature};

@@ -2,7 +2,7 @@
 
 use crate::tpm::Counters;
 use pillar_measure::review::ExitBootServices;
-use pillar_model::{Bank, Digest, FirmwareReference, ReleasePredicate};
+use pillar_model::{Bank, DeniedTpmFirmware, Digest, FirmwareReference, ReleasePredicate, TpmMaker};
 
 /// What the verifier demands.
 #[derive(Debug, Clone)]
@@ -21,8 +21,10 @@ pub struct Policy<'a> {
     pub state: StateVolume<'a>,
     /// Whether the firmware's log must end with the end of the boot services.
     pub exit_boot_services: ExitBootServices,
-    /// TPM firmware versions, as quotes tell them, that are known to be broken.
-    pub denied_tpm_firmware: &'a [u64],
+    /// TPM firmware that is known to be broken.
+    pub denied_tpm_firmware: &'a [DeniedTpmFirmware],
+    /// What Secure Boot must forbid: SHA-256 of images (Authenticode) or of certificates (DER), all of them in dbx.
+    pub dbx_required: &'a [Digest],
     /// Clock and counters of this pillar's last accepted evidence, perhaps of an earlier boot: they only count up.
     pub previous: Option<Counters>,
     /// Clock and counters of the evidence that opened the session on which this evidence came: the TPM was not reset
@@ -49,6 +51,8 @@ pub enum EkTrust<'a> {
     Row {
         /// The row's EK, as `TPMT_PUBLIC`.
         ek_public: &'a [u8],
+        /// Who made the TPM, as the row says. Of a maker that is not known, every denied version is.
+        maker: Option<TpmMaker>,
     },
 }
 

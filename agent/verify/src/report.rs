@@ -55,6 +55,8 @@ checks! {
     Selection: "PCR selection", "the agent must quote the PCRs and the bank of the policy";
     /// Clock, counters and firmware version did not go back.
     Counters: "counters", "the TPM was reset, cleared or exchanged, or this quote is older than the last one";
+    /// The TPM's firmware is not one that is known to be broken.
+    TpmFirmware: "TPM firmware", "update the TPM's firmware by its maker's tool; what is denied stands in the constitution";
     /// Both event logs parse.
     Logs: "event logs", "the log is damaged, or written by firmware that is not understood";
     /// The logs lead to exactly the quoted values.

@@ -3,7 +3,7 @@
 
 use crate::read::{Malformed, Reader};
 use pillar_layout::pcr;
-use pillar_model::{Bank, Digest};
+use pillar_model::{Bank, Digest, TpmVersion};
 use ring::digest::{SHA256, SHA384, digest};
 use serde::{Deserialize, Serialize};
 
@@ -294,6 +294,14 @@ pub struct Counters {
     pub safe: bool,
     /// The TPM's firmware version, by its manufacturer's counting.
     pub firmware_version: u64,
+}
+
+impl Counters {
+    /// The firmware's version as people write it.
+    #[must_use]
+    pub fn tpm_version(&self) -> TpmVersion {
+        TpmVersion(self.firmware_version)
+    }
 }
 
 /// What every `TPMS_ATTEST` has, behind its magic and type (part 2, section 10.12.12).

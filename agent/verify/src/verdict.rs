@@ -9,7 +9,7 @@ use crate::tpm::{self, Counters, evidence_selection};
 use crate::{FIRMWARE_PCRS, firmware, qualifying_data};
 use pillar_layout::pcr;
 use pillar_measure::tcg::EventLog;
-use pillar_model::{Bank, Binding, Digest, Evidence, FirmwareReference, PcrIndex, RootHash};
+use pillar_model::{Bank, Binding, Digest, Evidence, FirmwareReference, PcrIndex, RootHash, TpmMaker};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -22,6 +22,7 @@ pub struct Verified {
     bank: Bank,
     ak_name: Vec<u8>,
     ek_issuers: Vec<String>,
+    tpm_maker: Option<TpmMaker>,
     counters: Counters,
     pcrs: BTreeMap<PcrIndex, Digest>,
     /// Kept for its events, which are put into words when somebody wants them.
@@ -75,6 +76,12 @@ impl Verified {
     #[must_use]
     pub fn ek_issuers(&self) -> &[String] {
         &self.ek_issuers
+    }
+
+    /// Who made the TPM, if that is known.
+    #[must_use]
+    pub fn tpm_maker(&self) -> Option<TpmMaker> {
+        self.tpm_maker
     }
 
     /// Clock and counters: what to give as `previous` next time.
@@ -161,8 +168,7 @@ impl Run {
         self.check(Check::Sizes, || checks::sizes(evidence, binding, policy))?;
         let (quote, ak, ek) = self.check(Check::Structures, || checks::structures(evidence))?;
         self.check(Check::AttestationKey, || checks::attestation_key_of_a_pillar(&ak))?;
-        let ek_issuers =
-            self.check(Check::EkCertificate, || checks::ek_certificate(evidence, &ek, policy))?;
+        let endorsed = self.check(Check::EkCertificate, || checks::ek_certificate(evidence, &ek, policy))?;
         self.check(Check::SameTpm, || checks::same_tpm(evidence, &ak, policy))?;
         self.check(Check::Signature, || {
             check_signature(&ak, &evidence.attest, &evidence.signature)?;
@@ -183,6 +189,7 @@ impl Run {
             Ok(((), format!("{} PCRs {:?}", policy.bank, pcr::QUOTED)))
         })?;
         self.check(Check::Counters, || checks::counters(quote.counters, policy))?;
+        self.check(Check::TpmFirmware, || checks::tpm_firmware(quote.counters, endorsed.maker, policy))?;
         let (log, cel) = self.check(Check::Logs, || checks::logs(evidence))?;
         let pcrs = self.check(Check::Replay, || checks::replay(&log, &cel, &quote, policy.bank))?;
         let proved = Proved { bank: policy.bank, log: &log, cel: &cel, pcrs: &pcrs };
@@ -200,8 +207,12 @@ impl Run {
         })?;
         let state_volume = self.check(Check::State, || checks::state(&proved, policy.state))?;
         self.check(Check::SecureBoot, || {
-            content::secure_boot(&proved, release)?;
-            Ok(((), "on, with the release's PK, KEK and db alone".into()))
+            content::secure_boot(&proved, release, policy.dbx_required)?;
+            let dbx = match policy.dbx_required.len() {
+                0 => String::new(),
+                required => format!("; dbx has the {required} entries that it must have"),
+            };
+            Ok(((), format!("on, with the release's PK, KEK and db alone{dbx}")))
         })?;
         self.check(Check::Firmware, || firmware::check(&proved, policy.firmware))?;
         Ok(Verified {
@@ -210,7 +221,8 @@ impl Run {
             root_hash: release.root_hash,
             bank: policy.bank,
             ak_name: ak.name().to_vec(),
-            ek_issuers,
+            ek_issuers: endorsed.issuers,
+            tpm_maker: endorsed.maker,
             counters: quote.counters,
             pcrs,
             event_log: Log(evidence.event_log.clone()),

@@ -13,7 +13,7 @@ use pillar_measure::cel::CelLog;
 use pillar_measure::hash::hash;
 use pillar_measure::secure_boot::{Signature, signatures};
 use pillar_measure::tcg::{Event, EventLog};
-use pillar_model::{Bank, Digest, Evidence, FirmwareReference};
+use pillar_model::{Bank, DeniedTpmFirmware, Digest, Evidence, FirmwareReference};
 use pillar_verify::ear::{Verifier, ear};
 use pillar_verify::{
     AK_ATTRIBUTES, Check, Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, SameTpm,
@@ -80,12 +80,13 @@ impl Peer {
         run(Policy {
             releases: &[&release],
             bank: Bank::Sha256,
-            ek: EkTrust::Row { ek_public: &self.ek_public },
+            ek: EkTrust::Row { ek_public: &self.ek_public, maker: None },
             same_tpm: SameTpm::PinnedAk(&self.ak_name),
             firmware: Firmware::Pinned(&self.firmware),
             state: StateVolume::Pinned(boot::STATE_VOLUME),
             exit_boot_services: ExitBootServices::Required,
             denied_tpm_firmware: &[],
+            dbx_required: &[],
             previous: None,
             session: None,
         })
@@ -310,7 +311,7 @@ fn a_tpm_that_was_reset_under_a_session_is_refused() {
         (Counters { reset_count: 4, ..now }, "reset counter moved from 4 to 3"),
         (Counters { restart_count: 1, ..now }, "restart counter moved from 1 to 0"),
         (Counters { clock_ms: 5001, ..now }, "clock went back from 5001 to 5000 in one session"),
-        (Counters { firmware_version: 6, ..now }, "TPM firmware version moved from 6 to 7"),
+        (Counters { firmware_version: 6, ..now }, "TPM firmware version moved from 0.0.0.6 to 0.0.0.7"),
     ] {
         let rejection = session(opened).unwrap_err();
         assert_eq!(rejection.check, Check::Counters);
@@ -565,9 +566,26 @@ fn the_heartbeat_key_belongs_to_the_quote() {
 #[test]
 fn tpms_off_the_list_or_with_denied_firmware_are_refused() {
     let peer = Peer::new();
-    let rejection = peer.under(|p| peer.judge(&Policy { denied_tpm_firmware: &[3, 7], ..p })).unwrap_err();
-    assert!(rejection.reason.contains("firmware version 0x7 is on the deny list"), "{rejection}");
-    assert!(peer.under(|p| peer.judge(&Policy { denied_tpm_firmware: &[3, 8], ..p })).is_ok());
+    let judged = |denied: &[&str], maker: &str| {
+        let denied: Vec<DeniedTpmFirmware> = denied.iter().map(|text| text.parse().unwrap()).collect();
+        let ek = EkTrust::Row { ek_public: &peer.ek_public, maker: maker.parse().ok() };
+        peer.under(|p| peer.judge(&Policy { denied_tpm_firmware: &denied, ek, ..p }))
+    };
+    // The TPM of these tests says that its firmware is 0.0.0.7.
+    for (denied, maker, reason) in [
+        (["IFX:0.0.0.7", "STM:0.0.0.9"], "IFX", "TPM firmware 0.0.0.7 is denied (IFX (id:49465800) 0.0.0.7)"),
+        (["IFX:0.0.0.1", "STM:0.0.0.1-0.0.0.8"], "STM", "(STM (id:53544D00) 0.0.0.1 to 0.0.0.8)"),
+        // A row that does not say whose TPM it is: it may be anybody's.
+        (["IFX:0.0.0.1", "STM:0.0.0.6-0.0.0.7"], "", "0.0.0.7); who made this TPM is not known"),
+    ] {
+        let rejection = judged(&denied, maker).unwrap_err();
+        assert_eq!(rejection.check, Check::TpmFirmware, "{rejection}");
+        assert!(rejection.reason.contains(reason), "{rejection}");
+    }
+    // Another maker's firmware of that number is another firmware.
+    let verified = judged(&["IFX:0.0.0.7", "STM:0.0.0.9"], "STM").unwrap();
+    assert_eq!(verified.tpm_maker().map(|maker| maker.id()).as_deref(), Some("id:53544D00"));
+    assert!(judged(&["IFX:0.0.0.0-0.0.0.6", "IFX:0.0.0.8-1.0.0.0"], "").is_ok());
     let allowed = [Digest(vec![1; 32])];
     let mut peer = Peer::new();
     peer.evidence.ek_certificate = vec![0x30];
@@ -576,6 +594,41 @@ fn tpms_off_the_list_or_with_denied_firmware_are_refused() {
     let rejection = peer.under(|p| peer.judge(&Policy { ek, ..p })).unwrap_err();
     assert_eq!(rejection.check, Check::EkCertificate);
     assert!(rejection.reason.contains("is not on the list"), "{rejection}");
+}
+
+// attack: P22
+#[test]
+fn a_dbx_that_lacks_what_it_must_have_is_refused() {
+    const SHA256: [u8; 16] =
+        [0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93, 0x43, 0x28];
+    const X509: [u8; 16] =
+        [0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b, 0xf0, 0x72];
+    let image = Digest(vec![0x11; 32]);
+    let certificate = b"certificate".as_slice();
+    let list = |kind: [u8; 16], data: &[u8]| {
+        let sizes = [28 + 16 + data.len() as u32, 0, 16 + data.len() as u32].map(u32::to_le_bytes);
+        [&kind[..], sizes.as_flattened(), &[9; 16], data].concat()
+    };
+    let dbx = [list(SHA256, &image.0), list(X509, certificate)].concat();
+    let peer = Peer::new().logged(|log| {
+        let name: Vec<u8> = "dbx".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let parsed = EventLog::parse(log).unwrap();
+        let old = event(&parsed, |e| e.data.get(32..38) == Some(&name));
+        let data = [&old.data[..24], &(dbx.len() as u64).to_le_bytes(), &name, &dbx].concat();
+        let more = with_event(log, 7, 0x8000_0001, &data);
+        let parsed = EventLog::parse(&more).unwrap();
+        let new = &parsed.events[parsed.events.len() - 2];
+        replaced(log, old, bytes_of(&more, new))
+    });
+    let certificate = hash(Bank::Sha256, &[certificate]);
+    let judged = |required: &[Digest]| peer.under(|p| peer.judge(&Policy { dbx_required: required, ..p }));
+    assert!(judged(&[]).is_ok(), "it may hold more");
+    assert!(judged(&[image.clone(), certificate.clone()]).is_ok(), "images and certificates");
+    let missing = Digest(vec![0x22; 32]);
+    let rejection = judged(&[image, missing.clone(), certificate]).unwrap_err();
+    assert_eq!((rejection.check, rejection.pcr), (Check::SecureBoot, Some(pcr(7))));
+    let want = format!("dbx lacks 1 of the 3 entries that it must have: {missing} first");
+    assert!(rejection.reason.contains(&want), "{rejection}");
 }
 
 /// A TLS key's certification, good until it is changed.

@@ -140,6 +140,7 @@ impl Case {
             state: StateVolume::Learn,
             exit_boot_services: ExitBootServices::Required,
             denied_tpm_firmware: &[],
+            dbx_required: &[],
             previous: None,
             session: None,
         })
@@ -190,6 +191,29 @@ fn good_evidence_is_verified() {
         assert_eq!(report.checks.len(), Check::ALL.len());
         assert!(report.checks.iter().all(|c| c.verdict == Verdict::Passed && !c.words.is_empty()));
     });
+}
+
+// attack: B8
+#[test]
+fn whose_firmware_it_is_the_certificate_tells() {
+    let judged = |case: &Case, denied: &str| {
+        let denied = [denied.parse().unwrap()];
+        case.with_policy(|p| {
+            verify(&case.evidence, &case.binding, &Policy { denied_tpm_firmware: &denied, ..p })
+        })
+    };
+    let mut case = Case::new();
+    assert_eq!(case.verify().unwrap().tpm_maker(), "id:00000001".parse().ok());
+    let rejection = judged(&case, "id:00000001:0.0.0.7").unwrap_err();
+    assert_eq!(rejection.check, Check::TpmFirmware);
+    assert_eq!(rejection.reason, "TPM firmware 0.0.0.7 is denied (id:00000001 0.0.0.7)");
+    assert!(judged(&case, "id:00000002:0.0.0.7").is_ok(), "another maker's");
+    // Two makers are none, and what is nobody's is anybody's.
+    let twice = [tpm_name(&[1, 1, 2, 3], false)].to_vec();
+    case.evidence.ek_certificate = case.authority.certify(&case.ek, |p| p.custom_extensions = twice);
+    let rejection = judged(&case, "id:00000002:0.0.0.7").unwrap_err();
+    assert!(rejection.reason.ends_with("; who made this TPM is not known"), "{rejection}");
+    assert!(judged(&case, "id:00000002:0.0.0.8").is_ok());
 }
 
 #[test]

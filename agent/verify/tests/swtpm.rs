@@ -235,6 +235,7 @@ fn a_whole_boot_quoted_by_swtpm_is_verified() {
         state: StateVolume::Learn,
         exit_boot_services: ExitBootServices::Required,
         denied_tpm_firmware: &[],
+        dbx_required: &[],
         previous: None,
         session: None,
     };

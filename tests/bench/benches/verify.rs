@@ -70,12 +70,13 @@ impl Peer {
         Policy {
             releases,
             bank: Bank::Sha256,
-            ek: EkTrust::Row { ek_public: &self.evidence.ek_public },
+            ek: EkTrust::Row { ek_public: &self.evidence.ek_public, maker: None },
             same_tpm: SameTpm::PinnedAk(&self.ak_name),
             firmware: Firmware::Pinned(&self.firmware),
             state: StateVolume::Pinned(&self.volume),
             exit_boot_services: ExitBootServices::Required,
             denied_tpm_firmware: &[],
+            dbx_required: &[],
             previous: None,
             session: None,
         }

@@ -566,6 +566,7 @@ fn decisions() {
         name: "p1".parse().unwrap(),
         ek_public: Digest(vec![1, 1]),
         ek_certificate: Digest(vec![1; 32]),
+        tpm_maker: None,
         ak_public: Digest(vec![1, 2]),
         tls_spki: Digest(vec![1, 3]),
         firmware: [(Bank::Sha256, firmware)].into(),

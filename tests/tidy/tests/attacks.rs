@@ -112,6 +112,8 @@ const ATTACKS: &[(&str, bool, &str)] = &[
     ("P19", false, "node settings that are hostile in any field"),
     ("P20", false, "a genuinely signed image that no operators approved; a revoked member that goes on"),
     ("P21", false, "a network that loses, delays, doubles or cuts, so that an honest pillar is distrusted"),
+    ("P22", false, "a machine that would still start what was revoked since"),
+    ("P23", false, "an operator who was removed and still has his certificate; nobody left who is let in"),
 ];
 
 fn root() -> PathBuf {

@@ -39,6 +39,8 @@ fn constitution(version: u64) -> Constitution {
         ek_roots: Vec::new(),
         ek_intermediates: Vec::new(),
         ek_allowed: Vec::new(),
+        denied_tpm_firmware: Vec::new(),
+        dbx_required: Vec::new(),
         expires_unix_s: NOW + YEAR,
     }
 }

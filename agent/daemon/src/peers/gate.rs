@@ -3,13 +3,14 @@
 
 use super::Shared;
 use super::table::{Peer, REATTEST, Refusal, VERDICT_LIFE, Verdict};
-use pillar_model::{Bank, Binding, Evidence, FirmwareReference, PillarId};
+use pillar_model::{Bank, Binding, Evidence, FirmwareReference, PillarId, RootHash};
 use pillar_quorum::{Cluster, Releases};
 use pillar_session as session;
 use pillar_verify::{
-    Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, Report, SameTpm, StateVolume, Verified,
-    ak_name, judge,
+    Check, Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, Report, SameTpm, StateVolume,
+    Verified, ak_name, denied_tpm_firmware, judge,
 };
+use ring::digest::{Context, SHA256};
 use std::time::Instant;
 
 /// What peers quote and are pinned in: the bank that pillars seal to.
@@ -52,6 +53,7 @@ impl Shared {
                         counters: verified.counters(),
                         version: verified.version().to_owned(),
                         root_hash: verified.root_hash(),
+                        dbx_required: dbx_required(&cluster),
                         heartbeat_key: evidence.heartbeat_key,
                     };
                     peer.accepted(verdict, Some(report));
@@ -102,8 +104,9 @@ impl Shared {
         let policy = Policy {
             releases: &releases,
             bank: BANK,
-            ek: EkTrust::Row { ek_public: &row.ek_public.0 },
-            denied_tpm_firmware: &[],
+            ek: EkTrust::Row { ek_public: &row.ek_public.0, maker: row.tpm_maker },
+            denied_tpm_firmware: &cluster.constitution().denied_tpm_firmware,
+            dbx_required: &cluster.constitution().dbx_required,
             same_tpm: SameTpm::PinnedAk(&ak),
             firmware: Firmware::Pinned(row.firmware.get(&BANK).unwrap_or(&nothing)),
             state: StateVolume::Pinned(&row.state_volume),
@@ -121,6 +124,38 @@ impl Shared {
         (peer.and_then(Peer::previous), peer.and_then(|peer| peer.of_agent(heartbeat_key)))
     }
 
+    /// Holds what is known of the members to an entry that has just come: who is untrusted by it is so at once, and verdicts
+    /// that it makes worthless lapse, so that they have to be earned again.
+    pub fn hold_to(&self, cluster: &Cluster) {
+        let releases = cluster.releases().into_iter().flat_map(Releases::iter);
+        let may_run: Vec<RootHash> = releases.map(|release| release.root_hash).collect();
+        let dbx = dbx_required(cluster);
+        let denied = &cluster.constitution().denied_tpm_firmware;
+        let of_denied = {
+            let mut table = self.table();
+            table.lapse_unless(|verdict| may_run.contains(&verdict.root_hash) && verdict.dbx_required == dbx);
+            let rows = cluster.members().values();
+            let denied = rows.filter_map(|row| {
+                let version = table.get(&row.name)?.live_verdict(Instant::now())?.counters.tpm_version();
+                let error = denied_tpm_firmware(denied, row.tpm_maker, version).err()?;
+                Some((row.name.clone(), error))
+            });
+            denied.collect::<Vec<_>>()
+        };
+        for (name, error) in of_denied {
+            let check = Check::TpmFirmware;
+            let refused = Refusal {
+                check: check.name().to_owned(),
+                pcr: None,
+                event: None,
+                reason: error.to_string(),
+                hint: check.hint().to_owned(),
+            };
+            self.refuse(&name, refused, None);
+            self.judged(&name);
+        }
+    }
+
     /// Notes the refusal and cuts every connection with that peer.
     pub fn refuse(&self, name: &PillarId, refusal: Refusal, report: Option<Report>) {
         let reason = format!("{}: {}", refusal.check, refusal.reason);
@@ -134,6 +169,17 @@ impl Shared {
 fn with_slack(previous: Counters) -> Counters {
     let slack = u64::try_from((VERDICT_LIFE + REATTEST).as_millis()).unwrap_or(u64::MAX);
     Counters { clock_ms: previous.clock_ms.saturating_sub(slack), ..previous }
+}
+
+/// The constitution's demand in short, to tell one from another.
+fn dbx_required(cluster: &Cluster) -> [u8; 32] {
+    let mut all = Context::new(&SHA256);
+    for digest in &cluster.constitution().dbx_required {
+        all.update(&digest.0);
+    }
+    let mut short = [0; 32];
+    short.copy_from_slice(all.finish().as_ref());
+    short
 }
 
 fn policy(reason: &str) -> session::Refusal {

@@ -21,8 +21,8 @@ use crate::chain::Chain;
 use crate::places::Places;
 use heartbeat::HeartbeatKey;
 use hints::Hints;
-use pillar_model::{PillarId, RootHash};
-use pillar_quorum::{Cluster, Releases};
+use pillar_model::PillarId;
+use pillar_quorum::Cluster;
 use pillar_session::{Cut, PeerChannel};
 use pillar_wire::proto;
 use std::collections::{BTreeMap, BTreeSet};
@@ -290,9 +290,7 @@ fn call_members(
         stays
     });
     let replaced = shared.table().keep(&rows);
-    let releases = cluster.releases().into_iter().flat_map(Releases::iter);
-    let may_run: Vec<RootHash> = releases.map(|release| release.root_hash).collect();
-    shared.table().lapse_unless(|root_hash| may_run.contains(&root_hash));
+    shared.hold_to(&cluster);
     locked(&shared.forks).retain(|name| rows.contains_key(name));
     for name in &replaced {
         shared.cut_all(name, "another machine has taken its place");

@@ -43,6 +43,8 @@ pub struct Verdict {
     pub version: String,
     /// Its root hash, which is what it is known by.
     pub root_hash: RootHash,
+    /// What its dbx was held to.
+    pub dbx_required: [u8; 32],
     /// The key that signs its heartbeats, Ed25519.
     pub heartbeat_key: Vec<u8>,
 }
@@ -168,6 +170,11 @@ impl Peer {
     /// It does not believe this pillar. That says nothing about it.
     pub fn refuses_us(&mut self, reason: String) {
         self.refuses_us = Some(reason);
+    }
+
+    /// Whether it does not believe this pillar.
+    pub fn is_refusing(&self) -> bool {
+        self.refuses_us.is_some()
     }
 
     /// How often its evidence was judged, or it could not be reached.
@@ -342,10 +349,10 @@ impl Table {
         replaced
     }
 
-    /// Verdicts about releases that may not run any more lapse: who runs another one by now has to say so first.
-    pub fn lapse_unless(&mut self, may_run: impl Fn(RootHash) -> bool) {
+    /// Verdicts lapse that were come to by what does not hold any more: those peers have to prove themselves anew first.
+    pub fn lapse_unless(&mut self, holds: impl Fn(&Verdict) -> bool) {
         for peer in self.peers.values_mut() {
-            peer.verdict.take_if(|verdict| !may_run(verdict.root_hash));
+            peer.verdict.take_if(|verdict| !holds(verdict));
         }
     }
 
@@ -393,6 +400,7 @@ mod tests {
             counters: counters(1),
             version: "1".to_owned(),
             root_hash: ROOT,
+            dbx_required: [0; 32],
             heartbeat_key: KEY.to_vec(),
         }
     }
@@ -533,9 +541,9 @@ mod tests {
         let (peer, now) = steady(Instant::now());
         let mut table = Table::default();
         *table.peer(&id("p2")) = peer;
-        table.lapse_unless(|root| root == ROOT);
+        table.lapse_unless(|verdict| verdict.root_hash == ROOT);
         assert_eq!(table.peer(&id("p2")).state(now).0, PeerState::Up);
-        table.lapse_unless(|root| root != ROOT);
+        table.lapse_unless(|verdict| verdict.dbx_required != [0; 32]);
         let peer = table.peer(&id("p2"));
         assert_eq!((peer.state(now).0, peer.live_verdict(now)), (PeerState::Down, None));
         assert!(peer.previous().is_some(), "the counters stay");

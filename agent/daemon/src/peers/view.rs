@@ -96,10 +96,14 @@ fn other(peer: &Peer, now: Instant) -> proto::Peer {
         line.hint.clone_from(&refusal.hint);
     }
     if let Some(verdict) = peer.live_verdict(now) {
-        line.verified = true;
         line.version.clone_from(&verdict.version);
+        line.tpm_firmware = verdict.counters.tpm_version().to_string();
+        // A verdict beside "it refuses this pillar" would look like trust, and there is no connection for it to hold.
+        if !peer.is_refusing() {
+            line.verified = true;
+            line.verdict_age_ms = millis(now.saturating_duration_since(verdict.at));
+        }
     }
-    line.verdict_age_ms = peer.verdict_age(now).map_or(0, millis);
     if let Some(said) = peer.heartbeat() {
         line.heard = true;
         line.slot.clone_from(&said.slot);

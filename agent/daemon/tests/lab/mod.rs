@@ -214,6 +214,8 @@ impl Lab {
             ek_roots: vec![Digest(vec![0x30; 64])],
             ek_intermediates: Vec::new(),
             ek_allowed: Vec::new(),
+            denied_tpm_firmware: Vec::new(),
+            dbx_required: Vec::new(),
             expires_unix_s: now_unix_s() + 86_400,
         };
         let mut founding = pillar_quorum::propose_founding(constitution, &keys, now_unix_s())?;
@@ -265,6 +267,7 @@ impl Lab {
             name: pillar.name.clone(),
             ek_public: Digest(identity.ek_public),
             ek_certificate: Digest(certificate.as_ref().to_vec()),
+            tpm_maker: None,
             ak_public: Digest(identity.ak_public),
             tls_spki: Digest(tls_spki),
             firmware: BTreeMap::from([(Bank::Sha256, firmware)]),

@@ -2,8 +2,10 @@
 
 use super::options::{Caller, Form, Judge, Run, Signing, Via};
 use clap::{Args, Subcommand};
+use pillar_model::{DeniedTpmFirmware, Digest};
 use pillar_signer::{PassphraseFrom, Source};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// See [`super::Action::Found`].
 #[derive(Debug, Args)]
@@ -111,7 +113,8 @@ pub struct Revoke {
 pub enum ConstitutionAction {
     /// Print the constitution that is in force
     ///
-    /// With -o json it is the document that `propose` takes: raise its version by one and change what is to change.
+    /// Who the operators are, how many of them decide, which TPM makers are trusted, what is demanded of each machine, and
+    /// until when it holds. With -o json it is the document that `propose` takes.
     Show {
         #[command(flatten)]
         via: Via,
@@ -122,17 +125,11 @@ pub enum ConstitutionAction {
     },
     /// Propose the next version, with this operator's signature
     ///
-    /// It is in force when the threshold of the present version and that of the new one have signed.
-    Propose {
-        /// The whole new document, JSON
-        file: PathBuf,
-        #[command(flatten)]
-        via: Via,
-        #[command(flatten)]
-        signing: Signing,
-        #[command(flatten)]
-        caller: Caller,
-    },
+    /// The present constitution with the changes that the options name; or a whole new document in a file: print the present
+    /// one with `show -o json`, raise its version by one, change what is to change. It is in force when the threshold of the
+    /// present version and that of the new one have signed; until then nothing changes (exit code 8). Before anything is
+    /// signed, it is said which members would not be trusted any more.
+    Propose(Box<Propose>),
     /// Sign the version that was proposed, after a look at what changes
     Sign {
         #[command(flatten)]
@@ -144,5 +141,48 @@ pub enum ConstitutionAction {
         /// Do not ask whether the changes are meant
         #[arg(long)]
         yes: bool,
+        /// Sign although no member would be trusted any more
+        #[arg(long)]
+        even_all: bool,
     },
+}
+
+/// See [`ConstitutionAction::Propose`].
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+pub struct Propose {
+    /// The whole new document, JSON [default: the present one, with its version raised by one]
+    #[arg(group = "change")]
+    pub file: Option<PathBuf>,
+    /// Believe no TPM with this firmware: its maker and a version, or the first and the last one, such as
+    /// IFX:4.0.0.0-4.33.65535.65535. `pillar attest` prints both of a machine
+    #[arg(long, value_name = "MAKER:VERSION[-VERSION]", num_args = 1.., group = "change")]
+    pub deny_tpm_firmware: Vec<DeniedTpmFirmware>,
+    /// Demand that each machine's Secure Boot forbids this: SHA-256 of an image (Authenticode) or of a certificate (DER)
+    #[arg(long, value_name = "SHA256", num_args = 1.., group = "change")]
+    pub require_dbx: Vec<DbxDigest>,
+    /// Let it expire in so many days
+    #[arg(long, value_name = "DAYS", group = "change")]
+    pub days: Option<u32>,
+    /// Sign although no member would be trusted any more
+    #[arg(long)]
+    pub even_all: bool,
+    #[command(flatten)]
+    pub via: Via,
+    #[command(flatten)]
+    pub signing: Signing,
+    #[command(flatten)]
+    pub caller: Caller,
+}
+
+/// A SHA-256 as people type it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DbxDigest(pub Digest);
+
+impl FromStr for DbxDigest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digest = hex::decode(text).ok().filter(|bytes| bytes.len() == 32);
+        digest.map(|bytes| Self(Digest(bytes))).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
+    }
 }

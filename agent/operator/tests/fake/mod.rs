@@ -73,6 +73,7 @@ pub fn row(number: u8) -> Member {
         name: format!("p{number}").parse().expect("a name"),
         ek_public: Digest(vec![number; 122]),
         ek_certificate: Digest(vec![number; 32]),
+        tpm_maker: None,
         ak_public: Digest(ecc_public(number)),
         tls_spki: Digest(vec![number; 91]),
         firmware: BTreeMap::from([(Bank::Sha256, firmware)]),
@@ -125,6 +126,8 @@ pub fn chain_called(cluster: &str, operators: &Operators, made_unix_s: u64) -> V
         ek_roots: vec![Digest(vec![1; 100])],
         ek_intermediates: Vec::new(),
         ek_allowed: Vec::new(),
+        denied_tpm_firmware: Vec::new(),
+        dbx_required: Vec::new(),
         expires_unix_s: made_unix_s + 365 * 86_400,
     };
     let keys = operators.keys();

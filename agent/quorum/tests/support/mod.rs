@@ -36,6 +36,8 @@ pub fn constitution(version: u64, operators: &[u8], threshold: u32) -> Constitut
         ek_roots: vec![Digest(vec![0x30; 600])],
         ek_intermediates: vec![Digest(vec![0x31; 600])],
         ek_allowed: Vec::new(),
+        denied_tpm_firmware: Vec::new(),
+        dbx_required: Vec::new(),
         expires_unix_s: NOW + YEAR,
     }
 }
@@ -64,6 +66,7 @@ pub fn member(name: &str, machine: u8) -> Member {
         name: id(name),
         ek_public: Digest(vec![machine, 1, 1]),
         ek_certificate: Digest(vec![machine; 32]),
+        tpm_maker: None,
         ak_public: Digest(vec![machine, 2, 2]),
         tls_spki: Digest(vec![machine, 3, 3]),
         firmware: BTreeMap::from([(Bank::Sha256, firmware(Bank::Sha256))]),

@@ -67,7 +67,7 @@ impl Case {
         let roots = [vec![0x30, 0]];
         let chain =
             EkTrust::Chain { roots: &roots, intermediates: &[], allowed: &[], now_unix_s: 1_800_000_000 };
-        let row = EkTrust::Row { ek_public: &self.evidence.ek_public };
+        let row = EkTrust::Row { ek_public: &self.evidence.ek_public, maker: None };
         run(&Policy {
             releases: &[&release, &release],
             bank: Bank::Sha256,
@@ -77,6 +77,7 @@ impl Case {
             state: StateVolume::Pinned(boot::STATE_VOLUME),
             exit_boot_services: ExitBootServices::Required,
             denied_tpm_firmware: &[],
+            dbx_required: &[],
             previous: None,
             session: None,
         })
