@@ -29,7 +29,7 @@ pub fn state_limits() -> Limits {
     Limits { memory_mib: 256, processes: 16, cpu_percent: 0, open_files: 256 }
 }
 
-/// Limits of the network program: two threads, small packets.
+/// Limits of the network program: two threads, small packets, one TLS connection at a time.
 pub fn network_limits() -> Limits {
     Limits { memory_mib: 32, processes: 8, cpu_percent: 0, open_files: 64 }
 }
@@ -130,6 +130,7 @@ fn network_arguments(settings: &Settings) -> Vec<String> {
     pairs.extend(all.into_iter().chain(cards).map(|card| ("--dhcp", card)));
     pairs.extend(settings.dns.iter().map(|server| ("--dns", server.to_string())));
     pairs.extend(settings.time.iter().map(|server| ("--time", server.to_string())));
+    pairs.extend(settings.no_time.then(|| ("--time", "-".to_owned())));
     pairs.into_iter().flat_map(|(word, value)| [word.to_owned(), value]).collect()
 }
 
@@ -245,6 +246,11 @@ mod tests {
             told(r#"{"address":"10.0.0.1/24","time":["a.b","fd00::1"]}"#),
             "--time a.b --time fd00::1"
         );
+        // A server that is not understood is not replaced by one that DHCP names.
+        assert_eq!(told(r#"{"time":["nts://a.b"]}"#), "--dhcp all --time -");
+        let server = format!("nts://a.b:4460#sha256:{}", "0a".repeat(32));
+        let nts = format!(r#"{{"address":"10.0.0.1/24","time":["{server}"]}}"#);
+        assert_eq!(told(&nts), format!("--time {server}"));
         let cards = r#"{"name":"p1","networks":[{"card":"1"},{"card":"2","dhcp":true}],"dns":["10.0.0.1"]}"#;
         assert_eq!(told(cards), "--name p1 --dhcp 2 --dns 10.0.0.1");
     }

@@ -3,7 +3,7 @@
 
 use crate::{files, log};
 use pillar_layout::{FW_CFG_NODE, NODE_SETTINGS_MAX_BYTES};
-use pillar_model::{Host, NetworkSettings, NodeSettings, PeerHint, PillarId};
+use pillar_model::{Host, NetworkSettings, NodeSettings, PeerHint, PillarId, TimeServer};
 use pillar_os::CardName;
 use std::fmt;
 use std::io;
@@ -34,7 +34,10 @@ pub struct Settings {
     /// Name servers.
     pub dns: Vec<IpAddr>,
     /// Time servers.
-    pub time: Vec<Host>,
+    pub time: Vec<TimeServer>,
+    /// Time servers were named and none is usable. Then nobody is asked: a mistyped NTS server must not end in the time of
+    /// whomever DHCP names.
+    pub no_time: bool,
 }
 
 /// What is said about one card.
@@ -111,8 +114,9 @@ impl Settings {
         let peers = check.many("peers", &raw.peers, PEERS);
         let dns = check.many("dns", &raw.dns, NAME_SERVERS);
         let dns = dns.into_iter().map(|NameServer(address)| address).collect();
-        let time = check.many("time", &raw.time, TIME_SERVERS);
-        (Settings { name, cards, peers, dns, time }, check.warnings)
+        let time = check.time_servers("time", &raw.time);
+        let no_time = time.is_empty() && !raw.time.is_empty();
+        (Settings { name, cards, peers, dns, time, no_time }, check.warnings)
     }
 
     /// The same for others to read: only what is valid.
@@ -164,6 +168,18 @@ impl Check {
         let texts = self.at_most(field, texts, limit);
         let name = |index| format!("{field}[{index}]");
         texts.iter().enumerate().filter_map(|(index, text)| self.one(&name(index), Some(text))).collect()
+    }
+
+    /// What is wrong with a time server is told: it may look right and lack its key.
+    fn time_servers(&mut self, field: &str, texts: &[String]) -> Vec<TimeServer> {
+        let mut servers = Vec::new();
+        for (index, text) in self.at_most(field, texts, TIME_SERVERS).iter().enumerate() {
+            match text.parse() {
+                Ok(server) => servers.push(server),
+                Err(error) => self.warnings.push(format!("{field}[{index}] {text:?} is not valid: {error}")),
+            }
+        }
+        servers
     }
 
     fn at_most<'a, T>(&mut self, field: &str, values: &'a [T], limit: usize) -> &'a [T] {
@@ -291,7 +307,8 @@ mod tests {
         let text = r#"{"name":"p1","networks":[
             {"card":"52:54:00:70:69:01","addresses":["10.0.0.1/24","fd00::1/64"],"gateway":"fe80::1"},
             {"card":"2","dhcp":true}],
-            "peers":["p2=10.0.0.2:7444","[fd00::3]:7444"],"dns":["10.0.0.53"],"time":["ntp.lan","10.0.0.123"]}"#;
+            "peers":["p2=10.0.0.2:7444","[fd00::3]:7444"],"dns":["10.0.0.53"],"time":["ntp.lan",
+            "nts://10.0.0.123#sha256:0000000000000000000000000000000000000000000000000000000000000000"]}"#;
         let (settings, warnings) = Settings::parse(text);
         assert_eq!(warnings, Vec::<String>::new());
         assert_eq!(settings.cards.len(), 2);
@@ -334,6 +351,11 @@ mod tests {
             (r#"{"name":"a","dns":["dns.lan"]}"#, "dns[0]", true),
             (r#"{"name":"a","dns":["1.1.1.1","2.2.2.2","3.3.3.3","4.4.4.4"]}"#, "more than 3", true),
             (r#"{"name":"a","time":["ntp:123"]}"#, "time[0]", true),
+            (
+                r#"{"name":"a","time":["nts://time.lan"]}"#,
+                "time[0] \"nts://time.lan\" is not valid: an NTS server needs a key",
+                true,
+            ),
             (r#"{"name":"a","networks":[{"card":"1","vlan":7}]}"#, "not as expected", false),
             (r#"{"name":"a","init":"/bin/sh"}"#, "not as expected", false),
             (r#"{"name":7}"#, "not as expected", false),

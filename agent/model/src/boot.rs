@@ -122,7 +122,8 @@ pub struct NodeSettings {
     /// Name servers, when DHCP gives none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<String>,
-    /// Time servers (NTP), by name or address. The time is for people and certificates' dates; no decision rests on it.
+    /// Time servers: `HOST` (NTP, by name or address) or `nts://HOST[:PORT]#KEY[,KEY]` (NTS; [`crate::TimeServer`]). The
+    /// time is for people and certificates' dates; no decision rests on it. When any is named here, nobody else is asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub time: Vec<String>,
 }

@@ -10,6 +10,7 @@ mod member;
 mod policy;
 mod release;
 mod state;
+mod time;
 mod tpm;
 
 pub use boot::{Boot, NetworkSettings, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
@@ -25,4 +26,5 @@ pub use release::{
     BootApplication, PackageRef, PcrPrediction, Release, ReleasePredicate, SecureBootKeys, Subject,
 };
 pub use state::{StateOutcome, StateReport, StateSettings};
+pub use time::{KeyPin, KeyPinError, NTS_PORT, NtsServer, TimeServer, TimeServerError};
 pub use tpm::{DeniedTpmFirmware, TpmMaker, TpmTextError, TpmVersion};
