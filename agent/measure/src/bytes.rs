@@ -1,5 +1,5 @@
-//! A reader over borrowed bytes that never reads past the end and knows where it is. Little endian, as the firmware's
-//! event log is.
+//! A reader over borrowed bytes that never reads past the end and knows where it is. Numbers are little endian, as in
+//! the firmware's event log; who reads another order takes arrays.
 
 /// The bytes ended before the field did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -14,22 +14,35 @@ pub struct Short {
 }
 
 /// A position in borrowed bytes.
-pub(crate) struct Reader<'a> {
+#[derive(Debug, Clone)]
+pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// At the beginning.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
-    pub(crate) fn offset(&self) -> usize {
+    /// Bytes that were taken.
+    #[must_use]
+    pub fn offset(&self) -> usize {
         self.at
     }
 
-    pub(crate) fn left(&self) -> usize {
+    /// Bytes that are left.
+    #[must_use]
+    pub fn left(&self) -> usize {
         self.bytes.len() - self.at
+    }
+
+    /// What was taken from there on.
+    #[must_use]
+    pub fn since(&self, offset: usize) -> &'a [u8] {
+        self.bytes.get(offset..self.at).unwrap_or_default()
     }
 
     /// What is left, without taking it.
@@ -37,7 +50,8 @@ impl<'a> Reader<'a> {
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
-    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Short> {
+    /// The next so many bytes.
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8], Short> {
         let found = self.bytes.get(self.at..).and_then(|rest| rest.get(..len)).ok_or(Short {
             offset: self.at,
             wanted: len,
@@ -47,7 +61,8 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Short> {
+    /// The same, as many as the array has.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Short> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)

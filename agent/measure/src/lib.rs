@@ -16,4 +16,4 @@ pub mod tcg;
 pub mod view;
 pub mod words;
 
-pub use bytes::Short;
+pub use bytes::{Reader, Short};

@@ -1,18 +1,13 @@
 //! A strict reader of the TPM's wire format (TPM 2.0 part 2): big endian, sized buffers with limits, nothing left over.
 
+use pillar_measure::Short;
+
 /// Bytes that are not the structure asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The bytes end inside the structure.
-    #[error("ends early: {wanted} bytes wanted at offset {offset}, {left} left")]
-    Short {
-        /// Where the field begins.
-        offset: usize,
-        /// Bytes that the field has.
-        wanted: usize,
-        /// Bytes that are left.
-        left: usize,
-    },
+    #[error("ends early: {0}")]
+    Short(Short),
     /// Bytes behind the structure.
     #[error("{0} bytes behind its end")]
     Trailing(usize),
@@ -37,28 +32,19 @@ pub enum Malformed {
 }
 
 /// A position in borrowed bytes.
-pub(crate) struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
+pub(crate) struct Reader<'a>(pillar_measure::Reader<'a>);
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self(pillar_measure::Reader::new(bytes))
     }
 
     pub(crate) fn take(&mut self, wanted: usize) -> Result<&'a [u8], Malformed> {
-        let left = &self.bytes[self.at..];
-        let found = left.get(..wanted);
-        let found = found.ok_or(Malformed::Short { offset: self.at, wanted, left: left.len() })?;
-        self.at += wanted;
-        Ok(found)
+        self.0.take(wanted).map_err(Malformed::Short)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
+        self.0.array().map_err(Malformed::Short)
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
@@ -87,15 +73,15 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn offset(&self) -> usize {
-        self.at
+        self.0.offset()
     }
 
     pub(crate) fn since(&self, start: usize) -> &'a [u8] {
-        &self.bytes[start..self.at]
+        self.0.since(start)
     }
 
     pub(crate) fn end(self) -> Result<(), Malformed> {
-        match self.bytes.len() - self.at {
+        match self.0.left() {
             0 => Ok(()),
             left => Err(Malformed::Trailing(left)),
         }
