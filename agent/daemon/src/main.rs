@@ -2,12 +2,13 @@
 //! the kernel log; and attests the other pillars of its cluster, as they attest it. PID 1 starts it, restarts it, and does
 //! not depend on it.
 //!
-//! **Invariant:** no byte of an operator's request is looked at before the connection's client certificate was found among
-//! those of the sealed root, and none of another pillar's before both have accepted each other's evidence.
+//! **Invariant:** no byte of an operator's request is looked at before the connection's client certificate was found to hold
+//! the key of an operator (of the sealed root, or of the constitution in a cluster), and none of another pillar's before both have accepted each other's evidence.
 //!
 //! Exit codes: 0 stopped by a signal, 1 could not start or serve, 2 wrong arguments.
 #![forbid(unsafe_code)]
 
+mod access;
 mod attest;
 mod chain;
 mod channel;
@@ -62,7 +63,6 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let operators =
         tls::Operators::parse(&places.operators()?).context("cannot use the operators' certificates")?;
     let signers = operators.signers();
-    let tls = tls::server_config(&identity, operators).context("cannot set up TLS")?;
     let listener = server::listen(options.listen)?;
     let peer_listener = peers::listen(options.listen_peers).context("cannot listen for other pillars")?;
     privileges::drop_all().context("cannot drop privileges")?;
@@ -72,6 +72,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let attester = attest::Attester::start(options.tcti.clone(), Arc::clone(&places), Arc::clone(&metrics))
         .context("cannot start the TPM's thread")?;
     let chain = Arc::new(chain::Chain::open(&places, signers));
+    let access = Arc::new(access::Access::new(operators, Arc::clone(&chain)));
+    let tls = tls::server_config(&identity, Arc::clone(&access)).context("cannot set up TLS")?;
     let shared = Arc::new(peers::Shared::new(chain, Arc::clone(&places), attester.clone())?);
     let recovery = recovery::Recovery::default();
     let pillar = service::Pillar {
@@ -81,7 +83,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         recovery,
         peers: Arc::clone(&shared),
     };
-    let server = server::Server::new(listener, tls, identity.spki, pillar, metrics)?;
+    let server = server::Server::new(listener, tls, identity.spki, access, pillar, metrics)?;
     let peers = peers::Peers::new(shared, peer_listener);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

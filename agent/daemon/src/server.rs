@@ -1,8 +1,9 @@
 //! Accepts connections, makes sure of who is there, and serves gRPC and `/metrics` on each, within limits.
 //!
 //! A connection goes: TCP → TLS handshake (the operator's certificate) → HTTP/2 requests → closed by the client, by
-//! silence, or by the agent's shutdown, which lets requests in progress finish for a short time.
+//! silence, by an entry that makes its operator none any more, or by the agent's shutdown, which lets requests in progress finish for a short time.
 
+use crate::access::{Access, Denied};
 use crate::channel::Channel;
 use crate::metrics::Metrics;
 use crate::service::Pillar;
@@ -53,6 +54,8 @@ const WINDOW_BYTES: u32 = 64 * 1024;
 const SEND_BYTES: usize = 64 * 1024;
 /// How long requests in progress may take once the agent is told to stop. Init waits longer before it kills.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How long a connection stays open whose operator is none any more: for the answer to the very entry that says so.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: out of files or memory, trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Who has the channel of a connection on which nothing happens: its loop and its routes.
@@ -80,6 +83,7 @@ pub fn listen(addr: Option<SocketAddr>) -> Result<StdTcpListener, ListenError> {
 struct Shared {
     tls: TlsAcceptor,
     own_spki: Vec<u8>,
+    access: Arc<Access>,
     pillar: Arc<Pillar>,
     grpc: PillarServer<Pillar>,
     metrics: Arc<Metrics>,
@@ -98,6 +102,7 @@ impl Server {
         listener: StdTcpListener,
         tls: rustls::ServerConfig,
         own_spki: Vec<u8>,
+        access: Arc<Access>,
         pillar: Pillar,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
@@ -109,6 +114,7 @@ impl Server {
         let shared = Shared {
             tls: TlsAcceptor::from(Arc::new(tls)),
             own_spki,
+            access,
             pillar,
             grpc,
             metrics,
@@ -187,8 +193,8 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, stopp
         Err(error) => return shared.refused(peer, &error.to_string()),
     };
     info!("{channel} connected from {peer}");
-    let routes = Routes { shared, channel: Arc::clone(&channel) };
-    match serve(tls, routes, &channel).await {
+    let routes = Routes { shared: Arc::clone(&shared), channel: Arc::clone(&channel) };
+    match serve(tls, routes, &shared.access, &channel).await {
         Ok(()) => debug!("{channel} left"),
         Err(error) => debug!("{channel} cut off: {error}"),
     }
@@ -198,7 +204,11 @@ fn handshake_words(error: &io::Error) -> String {
     use rustls::{CertificateError, Error};
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
-            "its certificate's key is no operator's".to_owned()
+            Denied::Stranger.to_string()
+        }
+        Some(Error::InvalidCertificate(CertificateError::Revoked)) => {
+            "its key is in the sealed image, but the constitution does not name it as an operator's"
+                .to_owned()
         }
         Some(Error::NoCertificatesPresented) => "it showed no certificate".to_owned(),
         _ => error.to_string(),
@@ -220,6 +230,7 @@ fn channel(
 async fn serve(
     tls: tokio_rustls::server::TlsStream<TcpStream>,
     routes: Routes,
+    access: &Access,
     channel: &Arc<Channel>,
 ) -> hyper::Result<()> {
     let mut connection = pin!(
@@ -238,9 +249,23 @@ async fn serve(
     let mut requests = channel.requests();
     let mut stopped = pin!(channel.stopped());
     let mut stopping = false;
+    let mut changes = access.changes();
+    // What came between the handshake and here counts as well.
+    changes.mark_changed();
+    let mut last_words = pin!(sleep(Duration::ZERO));
+    let mut removed = false;
     loop {
         tokio::select! {
             result = connection.as_mut() => return result,
+            Ok(()) = changes.changed(), if !removed => {
+                if let Err(denied) = access.judge_key(&channel.peer_spki) {
+                    warn!("{channel} is let out: {denied}");
+                    removed = true;
+                    last_words.as_mut().reset(TokioInstant::now() + LAST_WORDS);
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+            () = last_words.as_mut(), if removed => return Ok(()),
             () = stopped.as_mut(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
@@ -272,6 +297,9 @@ impl hyper::service::Service<http::Request<Incoming>> for Routes {
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
         self.channel.count_request();
+        if let Err(denied) = self.shared.access.judge_key(&self.channel.peer_spki) {
+            return Box::pin(ready(Ok(tonic::Status::permission_denied(denied.to_string()).into_http())));
+        }
         if request.uri().path() == "/metrics" {
             return Box::pin(ready(Ok(self.metrics(request.method()))));
         }

@@ -2,14 +2,15 @@
 //! that show the certificate of an operator. What is compared is the public key; names, dates and issuers in the
 //! certificates say nothing. No resumption, no tickets, no early data: each connection proves the key anew.
 
+use crate::access::Access;
 use pillar_model::OperatorKey;
 use pillar_wire::ALPN;
-use pillar_wire::tls::{Judge, Shown, Verifier, restrict_server, spki};
+use pillar_wire::tls::{Verifier, restrict_server, spki};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{CertificateError, ServerConfig, SignatureScheme, pki_types};
+use rustls::{ServerConfig, pki_types};
 use std::sync::Arc;
 
 /// How many operators there may be; each handshake compares with all of them.
@@ -75,7 +76,7 @@ impl Identity {
     }
 }
 
-/// The keys that may call the agent.
+/// The operators of the sealed image.
 #[derive(Debug)]
 pub struct Operators {
     spkis: Vec<Vec<u8>>,
@@ -105,9 +106,18 @@ impl Operators {
 impl Operators {
     /// Those with keys that can sign entries.
     pub fn signers(&self) -> Vec<OperatorKey> {
-        let key = |spki: &Vec<u8>| spki.strip_prefix(ED25519_SPKI)?.try_into().ok().map(OperatorKey);
-        self.spkis.iter().filter_map(key).collect()
+        self.spkis.iter().filter_map(|spki| operator_key(spki)).collect()
     }
+
+    /// Whether this key (SubjectPublicKeyInfo) is one of them.
+    pub fn contains(&self, spki: &[u8]) -> bool {
+        self.spkis.iter().any(|known| known == spki)
+    }
+}
+
+/// The key in a SubjectPublicKeyInfo, if it is one that can sign entries.
+pub fn operator_key(spki: &[u8]) -> Option<OperatorKey> {
+    spki.strip_prefix(ED25519_SPKI)?.try_into().ok().map(OperatorKey)
 }
 
 fn is_operator_key(spki: &[u8]) -> bool {
@@ -115,26 +125,11 @@ fn is_operator_key(spki: &[u8]) -> bool {
     is(ED25519_SPKI, 32) || is(P256_SPKI, 64)
 }
 
-impl Judge for Operators {
-    const SHOWN: Shown = Shown::Certificate;
-    const SCHEMES: &'static [SignatureScheme] =
-        &[SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256];
-
-    fn judge(&self, shown: &CertificateDer<'_>, _more: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
-        // Public values on both sides: nothing to hide in how long the comparison takes.
-        if self.spkis.contains(&spki(shown)?) {
-            Ok(())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
-        }
-    }
-}
-
 /// Everything about the agent's end.
-pub fn server_config(identity: &Identity, operators: Operators) -> Result<ServerConfig, Error> {
+pub fn server_config(identity: &Identity, access: Arc<Access>) -> Result<ServerConfig, Error> {
     let key = PrivateKeyDer::Pkcs8(identity.key.clone_key());
     let provider = Arc::new(ring::default_provider());
-    let verifier = Verifier::new(Arc::new(operators), &provider);
+    let verifier = Verifier::new(access, &provider);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)

@@ -10,6 +10,8 @@ use pillar_wire::client::{self, Connected};
 use std::future::Future;
 use tonic::{Code, Response, Status};
 
+/// The alert for a key that the image knows and the constitution does not.
+const REVOKED: &str = "CertificateRevoked";
 /// No certificate file is larger.
 const PEM_MAX_BYTES: u64 = 64 * 1024;
 
@@ -34,9 +36,12 @@ fn no_connection(place: &Place, caller: &Caller, error: &client::Error) -> Failu
             "--cert and --key must be a pair of PEM files; used were {cert} and {}",
             caller.key.display()
         )),
-        client::Error::Refused { .. } => Failure::of(error)
+        client::Error::Refused { alert, .. } if alert == REVOKED => Failure::of(error)
             .kind(Kind::Denied)
-            .hint(format!("the image serves only the operators it was built with; {cert} is none of them")),
+            .hint(format!("the constitution of its cluster does not name the holder of {cert} as an operator, or no more; `pillar constitution show` with another operator's key says who they are")),
+        client::Error::Refused { .. } => Failure::of(error).kind(Kind::Denied).hint(format!(
+            "a pillar serves the operators of its cluster's constitution, or without a cluster those its image was built with; {cert} is none of them"
+        )),
         _ => Failure::because(format!("cannot reach {}", place.name), error)
             .kind(Kind::Unreachable)
             .hint("does it run, and has it finished booting? `./just console` shows"),

@@ -218,7 +218,10 @@ fn a_key_that_is_no_operators_signs_nothing() {
     desk.says(
         &format!("status --addr {at}"),
         4,
-        &["refused the operator's certificate", "hint: the image serves only"],
+        &[
+            "refused the operator's certificate",
+            "hint: a pillar serves the operators of its cluster's constitution",
+        ],
     );
 }
 

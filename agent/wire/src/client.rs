@@ -198,6 +198,7 @@ fn refused_or_failed(addr: &str, source: io::Error) -> Error {
             alert @ (AlertDescription::AccessDenied
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateRequired
+            | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::UnknownCA

@@ -101,7 +101,7 @@ fn other(peer: &Peer, now: Instant) -> proto::Peer {
         // A verdict beside "it refuses this pillar" would look like trust, and there is no connection for it to hold.
         if !peer.is_refusing() {
             line.verified = true;
-            line.verdict_age_ms = millis(now.saturating_duration_since(verdict.at));
+            line.verdict_age_ms = peer.verdict_age(now).map_or(0, millis);
         }
     }
     if let Some(said) = peer.heartbeat() {

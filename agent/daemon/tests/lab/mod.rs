@@ -13,6 +13,7 @@ use pillar_measure::cel::CelLog;
 use pillar_measure::tcg::EventLog;
 use pillar_model::{
     Action, Bank, Constitution, Digest, FirmwareReference, Member, OperatorEntry, OperatorKey, PillarId,
+    TpmMaker,
 };
 use pillar_quorum::{Cluster, Envelope};
 use pillar_verify::FIRMWARE_PCRS;
@@ -267,7 +268,8 @@ impl Lab {
             name: pillar.name.clone(),
             ek_public: Digest(identity.ek_public),
             ek_certificate: Digest(certificate.as_ref().to_vec()),
-            tpm_maker: None,
+            // Each has its own, so that firmware can be denied of one.
+            tpm_maker: Some(maker(index)),
             ak_public: Digest(identity.ak_public),
             tls_spki: Digest(tls_spki),
             firmware: BTreeMap::from([(Bank::Sha256, firmware)]),
@@ -335,6 +337,11 @@ impl Lab {
         }
         Ok(begun.elapsed())
     }
+}
+
+/// Whose TPM a pillar's row says that it has.
+pub fn maker(index: usize) -> TpmMaker {
+    TpmMaker([0, 0, 0x10, index as u8 + 1])
 }
 
 pub fn is(peer: &proto::Peer, state: &str) -> bool {
