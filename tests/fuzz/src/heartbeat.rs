@@ -84,6 +84,7 @@ fn verdict(at: Instant) -> Verdict {
         version: "1".to_owned(),
         root_hash: RootHash([7; 32]),
         heartbeat_key: KEY.public_key().as_ref().to_vec(),
+        dbx_required: [0; 32],
     }
 }
 
