@@ -1,5 +1,6 @@
 //! The network program: asks DHCP servers for addresses and time servers for the time, when the node settings want it.
-//! Decisions are pure (`client`, `dhcp`, `ntp`, `frame`); hands are thin (`cards`, `time`, `names`).
+//! Decisions are pure (`client`, `dhcp`, `ntp`, `nts::{records, fields, trust}`, `frame`); hands are thin (`cards`, `time`,
+//! `nts`, `names`).
 //!
 //! It runs as a user of its own with what it needs to set addresses and the clock, and nothing else. Nobody proves what
 //! it hears: it decides how the machine is reached and what its logs are dated, never whom it trusts.
@@ -11,6 +12,7 @@ pub mod dhcp;
 pub mod frame;
 pub mod names;
 pub mod ntp;
+pub mod nts;
 pub mod options;
 pub mod say;
 pub mod time;
@@ -29,12 +31,18 @@ pub fn now() -> Now {
     Now { at, random: random() }
 }
 
-/// Random bits. The kernel waits for them once, at boot, and that is over when this program starts.
+/// Random bits.
 #[must_use]
 pub fn random() -> u64 {
-    let mut bytes = [0; 8];
+    u64::from_ne_bytes(random_bytes())
+}
+
+/// Random bytes, at most 256. The kernel waits for them once, at boot, and that is over when this program starts.
+#[must_use]
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     match getrandom(&mut bytes, GetRandomFlags::empty()) {
-        Ok(8) => u64::from_ne_bytes(bytes),
+        Ok(got) if got == N => bytes,
         // Fewer than 256 bytes come whole, and none at all is a kernel that we do not run on.
         other => panic!("the kernel gives no random numbers: {other:?}"),
     }

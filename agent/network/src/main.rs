@@ -32,6 +32,6 @@ fn main() -> ExitCode {
 fn run(options: Options) -> Result<Infallible, CardsError> {
     let (sender, receiver) = mpsc::channel();
     let cards = Cards::new(&options, Names::new(&options.dns), Card::all, sender)?;
-    std::thread::spawn(move || time::run(options.time, &receiver));
+    std::thread::spawn(move || time::run(options.time, options.no_time, &receiver));
     cards.run()
 }

@@ -25,8 +25,10 @@ const NANOS: i128 = 1_000_000_000;
 const UNIX_EPOCH: i128 = 2_208_988_800;
 /// NTP's seconds have 32 bits. Those without the highest one are after 2036 (RFC 4330 section 3).
 const ERA: i128 = 1 << 32;
-/// A time before this software was written is no time (2026-01-01).
-const EARLIEST: i64 = 1_767_225_600_000_000_000;
+/// A time before this software was written is no time (2026-01-01), nor is one that its machine will not live to see
+/// (2051-01-01).
+pub const EARLIEST_UNIX_S: u64 = 1_767_225_600;
+const LATEST_UNIX_S: u64 = 2_556_144_000;
 
 /// Why an answer was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +50,14 @@ pub enum Refusal {
     Impossible,
 }
 
+impl Refusal {
+    /// True when the server wants never to be asked again; one that is asked too often wants to be asked later.
+    #[must_use]
+    pub fn is_farewell(&self) -> bool {
+        matches!(self, Self::Kiss(code) if code != "RATE")
+    }
+}
+
 /// What one answer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
@@ -67,8 +77,15 @@ pub fn question(nonce: u64) -> [u8; PACKET_BYTES] {
     packet
 }
 
-/// Reads the answer to the question with this nonce: `asked` by our clock, nanoseconds since 1970, and how long it took.
-pub fn answer(packet: &[u8], nonce: u64, asked: i64, took: Duration) -> Result<Sample, Refusal> {
+/// Reads the answer to the question with this nonce: `asked` by our clock, nanoseconds since 1970, and how long it took. No
+/// time before `earliest_unix_s` is taken.
+pub fn answer(
+    packet: &[u8],
+    nonce: u64,
+    asked: i64,
+    took: Duration,
+    earliest_unix_s: u64,
+) -> Result<Sample, Refusal> {
     let packet = packet.first_chunk::<PACKET_BYTES>().ok_or(Refusal::NotOurs)?;
     let [first, stratum, ..] = *packet;
     let (leap, version, mode) = (first >> 6, first >> 3 & 7, first & 7);
@@ -97,7 +114,8 @@ pub fn answer(packet: &[u8], nonce: u64, asked: i64, took: Duration) -> Result<S
         return Err(Refusal::TooFar);
     }
     let offset = ((received - asked) + (sent - answered)) / 2;
-    if sent < i128::from(EARLIEST) {
+    let earliest = earliest_unix_s.max(EARLIEST_UNIX_S);
+    if !(i128::from(earliest)..i128::from(LATEST_UNIX_S)).contains(&sent.div_euclid(NANOS)) {
         return Err(Refusal::Impossible);
     }
     let fits = |value: i128| i64::try_from(value).map_err(|_| Refusal::Impossible);
@@ -164,21 +182,33 @@ const JUMPS: u32 = 3;
 pub struct Discipline {
     set: bool,
     jumps: u32,
+    proven: bool,
 }
 
 impl Discipline {
-    /// Decides about an offset that was agreed on.
-    pub fn decide(&mut self, offset: i64) -> Action {
+    /// True when proven answers have set the clock, or agreed with it.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// Decides about an offset that was agreed on, by servers that proved their answers or by others. These may not have the
+    /// clock jump any more once it is proven: else who keeps the proven answers away could tell any time.
+    pub fn decide(&mut self, offset: i64, proven: bool) -> Action {
         let off = Duration::from_nanos(offset.unsigned_abs());
         if off <= JUMP {
-            (self.set, self.jumps) = (true, 0);
+            (self.set, self.jumps, self.proven) = (true, 0, self.proven || proven);
             return if off <= NOISE { Action::Leave } else { Action::Slew };
         }
-        self.jumps += 1;
-        if self.set && self.jumps < JUMPS {
+        if self.proven && !proven {
             return Action::Leave;
         }
-        (self.set, self.jumps) = (true, 0);
+        self.jumps += 1;
+        // The first proven answers are as good as the first ones at all.
+        if self.set && self.proven == proven && self.jumps < JUMPS {
+            return Action::Leave;
+        }
+        (self.set, self.jumps, self.proven) = (true, 0, self.proven || proven);
         Action::Step
     }
 }

@@ -1,6 +1,6 @@
 //! What init tells the program on its command line.
 
-use pillar_model::{Host, PillarId};
+use pillar_model::{PillarId, TimeServer};
 use pillar_os::{Card, CardName};
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -42,8 +42,10 @@ pub struct Options {
     pub dhcp: Dhcp,
     /// `--dns ADDRESS`: name servers when DHCP gives none.
     pub dns: Vec<IpAddr>,
-    /// `--time HOST`: time servers, before those that DHCP gives.
-    pub time: Vec<Host>,
+    /// `--time SERVER`: time servers. When there are some, or `--time -`, those that DHCP gives are not asked.
+    pub time: Vec<TimeServer>,
+    /// `--time -`: the settings name time servers, and none is usable.
+    pub no_time: bool,
 }
 
 impl Options {
@@ -58,6 +60,7 @@ impl Options {
                 "--dhcp" if value == "all" => options.dhcp.all = true,
                 "--dhcp" => options.dhcp.cards.push(read(&word, value)?),
                 "--dns" => options.dns.push(read(&word, value)?),
+                "--time" if value == "-" => options.no_time = true,
                 "--time" => options.time.push(read(&word, value)?),
                 _ => return Err(OptionsError::Word(word)),
             }
@@ -84,7 +87,8 @@ mod tests {
             parse("--name p1 --dhcp 2 --dhcp 52:54:00:00:00:01 --dns fd00::1 --time a.b").expect("good");
         assert_eq!(options.dhcp.cards.len(), 2);
         assert!(!options.dhcp.all && parse("--dhcp all").expect("good").dhcp.all);
-        assert_eq!(options.time, [Host::Name("a.b".to_owned())]);
+        assert_eq!(options.time, ["a.b".parse().expect("good")]);
+        assert!(!options.no_time && parse("--time -").expect("good").no_time);
     }
 
     #[test]
@@ -93,6 +97,7 @@ mod tests {
             ("--name", "--name needs"),
             ("--dhcp eth0", "\"eth0\" is none"),
             ("--dns a.b", "--dns needs"),
+            ("--time nts://a.b", "--time needs"),
             ("-x", "unknown word \"-x\""),
         ] {
             let error = parse(line).expect_err(line).to_string();

@@ -240,10 +240,10 @@ fn time_servers_are_asked_and_not_believed_blindly() {
         // Somebody who did not see the question.
         |answer| answer[24..32].fill(7),
     ]);
-    let sample = time::ask(server).expect("a good answer");
+    let sample = time::ask(server, 0).expect("a good answer");
     assert!(sample.offset.abs() < 100_000_000, "the server has our clock: {sample:?}");
     for said in ["does not want to be asked", "own clock is not set", "no answer"] {
-        let error = time::ask(server).expect_err(said).to_string();
+        let error = time::ask(server, 0).expect_err(said).to_string();
         assert!(error.contains(said), "{said}: {error}");
     }
 }

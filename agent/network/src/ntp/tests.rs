@@ -33,7 +33,7 @@ fn good(ahead_ms: i64) -> [u8; PACKET_BYTES] {
 }
 
 fn read(packet: &[u8]) -> Result<Sample, Refusal> {
-    answer(packet, NONCE, ASKED, TOOK)
+    answer(packet, NONCE, ASKED, TOOK, 0)
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn bad_answers_are_named() {
     for length in 0..PACKET_BYTES {
         assert_eq!(read(&good(0)[..length]), Err(Refusal::NotOurs));
     }
-    assert_eq!(answer(&good(0), NONCE, ASKED, Duration::from_millis(1100)), Err(Refusal::TooFar));
+    assert_eq!(answer(&good(0), NONCE, ASKED, Duration::from_millis(1100), 0), Err(Refusal::TooFar));
 }
 
 // attack: P18
@@ -139,7 +139,7 @@ fn a_majority_decides() {
 fn the_clock_jumps_at_first_and_then_only_when_told_again_and_again() {
     let ms = 1_000_000;
     let mut discipline = Discipline::default();
-    let mut decide = |offset| discipline.decide(offset);
+    let mut decide = |offset| discipline.decide(offset, false);
     assert_eq!(decide(-3_600_000 * ms), Action::Step);
     assert_eq!(decide(ms / 2), Action::Leave);
     assert_eq!(decide(20 * ms), Action::Slew);
@@ -150,6 +150,55 @@ fn the_clock_jumps_at_first_and_then_only_when_told_again_and_again() {
         [Action::Leave, Action::Leave, Action::Step]
     );
     assert_eq!(decide(-600 * ms), Action::Leave);
+}
+
+// attack: P18
+#[test]
+fn times_that_cannot_be_are_refused() {
+    let told_at = |unix_s: u64, earliest: u64| {
+        let mut packet = good(0);
+        let told = ((unix_s + UNIX_EPOCH as u64) << 32).to_be_bytes();
+        packet[32..40].copy_from_slice(&told);
+        packet[40..48].copy_from_slice(&told);
+        answer(&packet, NONCE, ASKED, TOOK, earliest).map(drop)
+    };
+    let released = EARLIEST_UNIX_S + 1000;
+    for (unix_s, earliest, expected) in [
+        (EARLIEST_UNIX_S, 0, Ok(())),
+        (EARLIEST_UNIX_S - 1, 0, Err(Refusal::Impossible)),
+        (released, released, Ok(())),
+        (released - 1, released, Err(Refusal::Impossible)),
+        (LATEST_UNIX_S - 1, 0, Ok(())),
+        (LATEST_UNIX_S, 0, Err(Refusal::Impossible)),
+    ] {
+        assert_eq!(told_at(unix_s, earliest), expected, "{unix_s}");
+    }
+}
+
+// attack: P18
+#[test]
+fn what_nobody_proved_moves_no_clock_that_was_proven() {
+    let ms = 1_000_000;
+    let mut discipline = Discipline::default();
+    assert_eq!(discipline.decide(3_600_000 * ms, false), Action::Step);
+    assert!(!discipline.is_proven());
+    // Proven answers correct at once what others said.
+    assert_eq!(discipline.decide(-3_600_000 * ms, true), Action::Step);
+    assert!(discipline.is_proven());
+    for _ in 0..10 {
+        assert_eq!(discipline.decide(3_600_000 * ms, false), Action::Leave);
+    }
+    assert_eq!(discipline.decide(20 * ms, false), Action::Slew);
+    // And jumps of their own are told three times as ever.
+    let jumps: Vec<Action> = (0..3).map(|_| discipline.decide(900 * ms, true)).collect();
+    assert_eq!(jumps, [Action::Leave, Action::Leave, Action::Step]);
+}
+
+#[test]
+fn who_is_asked_too_often_is_asked_again() {
+    let kiss = |code: &str| Refusal::Kiss(code.to_owned());
+    assert!(!kiss("RATE").is_farewell() && !Refusal::TooFar.is_farewell());
+    assert!(kiss("DENY").is_farewell() && kiss("RSTR").is_farewell());
 }
 
 proptest! {
