@@ -3,12 +3,13 @@
 
 use crate::cli::{Caller, Via, Viewer};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::fork;
 use crate::operators;
 use crate::reference::{Reference, now_unix_s};
 use crate::session::{call, malformed};
 use crate::view::{self, Witness};
 use pillar_model::{Action, Constitution, Entry, OperatorEntry, OperatorKey};
-use pillar_quorum::{Cluster, Envelope, Refusal, Tally, replay};
+use pillar_quorum::{Cluster, Envelope, MemberError, Refusal, Tally, replay};
 use pillar_wire::client::Connected;
 use pillar_wire::proto;
 use std::time::Duration;
@@ -100,6 +101,11 @@ pub fn refused(refusal: &Refusal) -> Failure {
         Refusal::Clock { .. } | Refusal::MadeBefore { .. } => Kind::Clock,
         Refusal::TooFewSignatures { .. } => Kind::Unsigned,
         Refusal::NoMember(_) => Kind::Unknown,
+        // The machine itself is what is not taken.
+        Refusal::Admit {
+            source: MemberError::Revoked { .. } | MemberError::NotAllowed(_) | MemberError::NoMaker,
+            ..
+        } => Kind::Refused,
         _ => Kind::Other,
     };
     Failure::of(refusal).kind(kind).hint(refusal.hint())
@@ -191,8 +197,8 @@ pub async fn hand_over(witness: &mut Witness, envelopes: &[Envelope]) -> Outcome
         } else {
             0
         };
-        check_same_chain(&witness.place.name, &view.said, envelopes)?;
         witness.view = view;
+        check_same_chain(witness, envelopes).await?;
         let next = next.max(given);
         let Some(envelope) = envelopes.get(next) else { return Ok(()) };
         match refused.take() {
@@ -207,17 +213,20 @@ pub async fn hand_over(witness: &mut Witness, envelopes: &[Envelope]) -> Outcome
     }
 }
 
-/// A pillar that has another entry in the same place belongs to another cluster.
-fn check_same_chain(name: &str, said: &proto::ClusterReply, envelopes: &[Envelope]) -> Outcome {
+/// A pillar that has another entry in the same place belongs to another cluster, or to the other half of one.
+async fn check_same_chain(witness: &mut Witness, envelopes: &[Envelope]) -> Outcome {
+    let said = &witness.view.said;
     let ours = usize::try_from(said.serial).ok().and_then(|serial| envelopes.get(serial));
-    match ours {
-        Some(ours) if said.founded && ours.digest().0 != said.head => {
-            Err(Failure::new(format!("{name} has another entry {} than the cluster", said.serial))
-                .kind(Kind::NoCluster)
-                .hint("it belongs to another cluster; `pillar state erase` makes it forget that, with everything on its state volume"))
-        }
-        _ => Ok(()),
+    if ours.is_none_or(|ours| !said.founded || ours.digest().0 == said.head) {
+        return Ok(());
     }
+    let mut what = format!("{} has another entry {} than the cluster", witness.place.name, said.serial);
+    if let Some(words) = fork::told(envelopes, &mut witness.connected).await {
+        what = format!("{what}: {words}");
+    }
+    Err(Failure::new(what).kind(Kind::NoCluster).hint(
+        "`pillar state erase` makes it forget that, with everything on its state volume; who signed two decisions for one place should say which of them counts",
+    ))
 }
 
 /// Waits until a pillar has an entry.

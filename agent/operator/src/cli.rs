@@ -34,7 +34,7 @@ Examples:
 Exit codes:
   0  done; for attest and verify: verified
   1  wrong arguments, an unreadable file, or another error
-  2  refused: the evidence does not prove what the release says
+  2  refused: what a machine proves is not what it must be, or the operators decided against it
   3  unreachable: no pillar answers there
   4  denied: the pillar does not serve this key, or could not do what was asked
   5  unknown: there is no pillar of that name

@@ -1,29 +1,58 @@
 //! `pillar explain`: why a pillar is not trusted or not up, in words.
 
+use crate::chain;
 use crate::cli::{Caller, Form, Output, Viewer};
 use crate::clock;
 use crate::failure::Outcome;
+use crate::fork;
 use crate::members::{age, peer_json, tone};
+use crate::operators;
 use crate::paint::{Paint, harmless};
 use crate::table::Tone;
-use crate::view::{Peer, View, Witness};
+use crate::target::Place;
+use crate::view::{ANSWER_TIMEOUT, Peer, View, Witness};
 use pillar_model::PeerState;
 use serde_json::json;
 use std::fmt::Write as _;
+use tokio::time::timeout;
 
 /// Asks another pillar and prints what it knows.
 pub async fn run(name: &str, viewer: &Viewer, caller: &Caller, form: Form) -> Outcome<String> {
-    let witness = Witness::find(viewer, caller, Some(name)).await?;
+    let mut witness = Witness::find(viewer, caller, Some(name)).await?;
+    let fork = forked(&mut witness, name, caller).await;
     let peer = witness.view.peer(name)?;
     match form.output {
-        Output::Text => Ok(text(&witness.view, peer, Paint::for_stdout())),
+        Output::Text => {
+            let mut out = text(&witness.view, peer, Paint::for_stdout());
+            if let Some(words) = fork {
+                // Writing to a String cannot fail.
+                let _ = writeln!(out, "  {:<10} {}", "two chains", harmless(&words));
+            }
+            Ok(out)
+        }
         Output::Json => {
             let mut value = peer_json(peer);
+            value["fork"] = json!(fork);
             value["from"] = json!(witness.view.from);
             value["advice"] = json!(advice(peer));
             Ok(format!("{value:#}\n"))
         }
     }
+}
+
+/// Where the chains of the witness and of the one that is asked about part, if they do and both can be had. The witness's is
+/// the one that counts here: it is judged.
+async fn forked(witness: &mut Witness, name: &str, caller: &Caller) -> Option<String> {
+    if witness.view.said.own_name == name {
+        return None;
+    }
+    let place = Place::named(name, &caller.run).ok()?;
+    let there = timeout(ANSWER_TIMEOUT, Witness::at(place, caller)).await.ok()?.ok();
+    let mut there =
+        there.filter(|there| there.view.said.founded && there.view.said.head != witness.view.said.head)?;
+    let trusted = chain::keys(&operators::load(&[], &caller.cert()).ok()?);
+    let ours = chain::fetch(witness, &trusted).await.ok()?;
+    fork::told(&ours.envelopes, &mut there.connected).await
 }
 
 fn text(view: &View, peer: &Peer, paint: Paint) -> String {
@@ -197,6 +226,9 @@ fn advice(peer: &Peer) -> Vec<String> {
                 "release" | "nothing added" | "secure boot" | "event rules" => {
                     all.push(format!("it must boot what the operators approved: flash or restart it; `pillar attest {name}` checks from here"));
                 }
+                "TPM firmware" => all.push(format!(
+                    "`pillar constitution show` lists what is denied; if it is not known who made its TPM, `pillar readmit {name}` writes that into its row"
+                )),
                 _ => all.push(format!("`pillar attest {name}` shows every check from here")),
             }
         }

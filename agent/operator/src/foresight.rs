@@ -78,7 +78,7 @@ async fn fate(
     match asked {
         Ok(Ok(None)) => Fate::Stays,
         Ok(Ok(Some((check, reason)))) if DECIDED.iter().any(|decided| decided.name() == check) => {
-            Fate::Untrusted(format!("{check}: {reason}"))
+            Fate::Untrusted(if reason.starts_with(&check) { reason } else { format!("{check}: {reason}") })
         }
         Ok(Ok(Some((check, reason)))) => {
             Fate::Unknown(format!("its evidence is refused by {check}: {reason}"))
@@ -93,7 +93,7 @@ fn by_view(witness: &Witness, next: &Constitution, member: &Member) -> Option<Fa
     let peer = witness.view.peers.iter().find(|peer| peer.name == member.name)?;
     let version: TpmVersion = peer.said.tpm_firmware.parse().ok()?;
     let denied = denied_tpm_firmware(&next.denied_tpm_firmware, member.tpm_maker, version);
-    denied.err().map(|error| Fate::Untrusted(format!("{}: {error}", Check::TpmFirmware)))
+    denied.err().map(|error| Fate::Untrusted(error.to_string()))
 }
 
 async fn by_evidence(

@@ -12,6 +12,7 @@ mod explain;
 mod failure;
 mod file;
 mod foresight;
+mod fork;
 mod found;
 mod jws;
 mod logs;

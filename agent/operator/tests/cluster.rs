@@ -3,8 +3,8 @@
 
 mod fake;
 
-use fake::{Mind, Operators, Serves, chain, chain_called, now, proposal, row, start};
-use pillar_model::Action;
+use fake::{Mind, Operators, Serves, chain, chain_called, decided, now, proposal, row, start};
+use pillar_model::{Action, Digest};
 use pillar_wire::proto;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -390,4 +390,97 @@ fn what_a_member_is_judged_by_is_saved_from_what_its_operators_signed() {
     assert_eq!(policy["pins"]["firmware"]["sha256"]["pcrs"]["0"], json!("02".repeat(32)));
     assert_eq!((&policy["entry"]["serial"], &policy["releases"][0]["version"]), (&json!(4), &json!("0.1.0")));
     desk.says(&format!("policy p9={at} -o p9.json"), 5, &["p9 is not a member of lab"]);
+}
+
+// attack: B8
+#[test]
+fn whom_an_amendment_costs_is_said_before_it_is_signed() {
+    let desk = Desk::new();
+    let mut mind = desk.member();
+    mind.peers[1].tpm_firmware = "7.62.3126.1".to_owned();
+    let (at, mind) = start(mind, Serves::Everybody);
+    let via = format!("--via p1={at}");
+    let propose = format!("constitution propose {via} --deny-tpm-firmware");
+    desk.says(&format!("constitution propose {via}"), 1, &["required", "--deny-tpm-firmware"]);
+    desk.says(&format!("{propose} 7.62.3126.1"), 1, &["is no version of TPM firmware", "--help"]);
+    desk.says(
+        &format!("{propose} IFX:7.0.0.0-8.0.0.0 IFX:7.5.0.0"),
+        1,
+        &["is not behind IFX (id:49465800) 7.0.0.0 to 8.0.0.0", "hint: put the ranges of one maker"],
+    );
+    desk.says(
+        &format!("{propose} IFX:7.0.0.0-7.62.65535.65535 STM:1.0.0.0 --days 400"),
+        8,
+        &[
+            "constitution 2\n    + TPM denied IFX (id:49465800) 7.0.0.0 to 7.62.65535.65535\n    + TPM denied STM",
+            "p2 will be untrusted at once: TPM firmware 7.62.3126.1 is denied",
+            "p3: what becomes of it cannot be told: there is no machine p3",
+            "p1: what becomes of it cannot be told: p1 gives no evidence",
+            "next: pillar constitution sign",
+        ],
+    );
+    // The next operator is told the same, and the machines have changed: nobody would be left.
+    for peer in &mut mind.lock().expect("whole").peers {
+        peer.tpm_firmware = "1.0.0.0".to_owned();
+    }
+    let sign = format!("constitution sign {via} --key keys/dev/operator-2.key --yes");
+    let none = [
+        "none of the 3 members would be trusted any more",
+        "p1 will be untrusted",
+        "hint: nothing was signed",
+    ];
+    desk.says(&sign, 2, &none);
+    assert_eq!(mind.lock().expect("whole").envelopes.len(), 5);
+    desk.says(&format!("{sign} --even-all"), 0, &["in force as entry 5", "of 3 members 0 stay trusted"]);
+    desk.says(
+        &format!("constitution show {via}"),
+        0,
+        &[
+            "TPM firmware that is not believed: IFX (id:49465800) 7.0.0.0 to 7.62.65535.65535",
+            "release: 0.1.0 (virt), by entry 1, signed by operator-1, operator-2",
+            "last decision: entry 5, made",
+        ],
+    );
+    // It is read back as it is printed; what is taken away again costs nobody anything.
+    let shown = desk.run(&format!("constitution show {via} -o json"));
+    let mut next: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert_eq!(next["denied_tpm_firmware"][1]["maker"], "id:53544D00");
+    next["denied_tpm_firmware"] = json!([]);
+    next["version"] = json!(3);
+    std::fs::write(desk.dir.path().join("next.json"), next.to_string()).expect("written");
+    let text = desk.says(&format!("constitution propose next.json {via}"), 8, &["- TPM denied STM"]);
+    assert!(!text.contains("untrusted"), "{text}");
+    mind.lock().expect("whole").peers[1].tpm_firmware = "2.0.0.0".to_owned();
+    mind.lock().expect("whole").peers[0].tpm_firmware.clear();
+    let dbx = "5a".repeat(32);
+    desk.says(
+        &format!("constitution propose --require-dbx {dbx} {via} --instead"),
+        8,
+        &[&format!("+ in dbx     {dbx}"), "p2: what becomes of it cannot be told"],
+    );
+}
+
+// attack: P12
+#[test]
+fn who_signed_two_decisions_for_one_place_is_named() {
+    let desk = Desk::new();
+    let revoke = |number: u8, reason: &str| {
+        let name = format!("p{number}").parse().expect("a name");
+        let ek = ring::digest::digest(&ring::digest::SHA256, &row(number).ek_public.0);
+        Action::Revoke { name, ek: Digest(ek.as_ref().to_vec()), reason: reason.to_owned() }
+    };
+    let common = chain(&desk.operators, now());
+    let mut mind = Mind::of(&desk.operators, decided(&desk.operators, &common, revoke(3, "stolen")));
+    mind.peers = vec![proto::Peer { self_: true, ..peer("p1", "up") }, peer("p2", "up")];
+    let p1 = serve(mind);
+    let theirs = decided(&desk.operators, &common, revoke(1, "lost"));
+    let p2 = serve(Mind::of(&desk.operators, theirs));
+    desk.says(
+        &format!("admit p2={p2} --via p1={p1}"),
+        9,
+        &[
+            "p2 has another entry 5 than the cluster: entry 5 is \"revoke p3: stolen\" here and \"revoke p1: lost\" there; signed both: operator-1, operator-2",
+            "hint: `pillar state erase`",
+        ],
+    );
 }

@@ -47,7 +47,7 @@ pub use cluster::{Cluster, Releases, Revoked, founding, propose_founding, replay
 pub use constitution::{ConstitutionError, check_operator_key};
 pub use entry::ENTRY_TYPE;
 pub use envelope::{Envelope, EnvelopeError, Signature, key_id, pae};
-pub use fork::{Chains, compare, signed_both};
+pub use fork::{fork, signed_both};
 pub use member::MemberError;
 pub use refusal::Refusal;
 pub use release::ReleaseError;

@@ -8,8 +8,8 @@ use pillar_model::{
 };
 use pillar_quorum::limits::*;
 use pillar_quorum::{
-    Chains, Cluster, ConstitutionError, Count, ENTRY_TYPE, Envelope, MemberError, Refusal, ReleaseError,
-    TextError, check_operator_key, compare, founding, propose_founding, replay, signed_both,
+    Cluster, ConstitutionError, Count, ENTRY_TYPE, Envelope, MemberError, Refusal, ReleaseError, TextError,
+    check_operator_key, fork, founding, propose_founding, replay, signed_both,
 };
 use support::*;
 
@@ -842,13 +842,14 @@ fn forks_are_found_and_what_one_has_is_kept() {
     let (one, other) = (entry("p1", 1, &[1, 2]), entry("p2", 2, &[2, 3]));
     let ours = [first.clone(), one.clone()];
     // More signatures do not make another entry.
-    assert_eq!(compare(&ours, &[first.clone(), entry("p1", 1, &[3, 2, 1])]), Chains::Equal);
-    assert_eq!(compare(&ours, &ours[..1]), Chains::OursGoesOn { from: 1 });
-    assert_eq!(compare(&ours[..1], &ours), Chains::TheirsGoesOn { from: 1 });
-    assert_eq!(compare(&[], &ours), Chains::TheirsGoesOn { from: 0 });
+    assert_eq!(fork(&ours, &[first.clone(), entry("p1", 1, &[3, 2, 1])]), None);
+    // Nor is a chain that goes on another one.
+    assert_eq!(fork(&ours, &ours[..1]), None);
+    assert_eq!(fork(&ours[..1], &ours), None);
+    assert_eq!(fork(&[], &ours), None);
     let theirs = [first.clone(), other.clone(), one.clone()];
-    assert_eq!(compare(&ours, &theirs), Chains::Fork { at: 1, theirs_is_longer: true });
-    assert_eq!(compare(&theirs, &ours), Chains::Fork { at: 1, theirs_is_longer: false });
+    assert_eq!(fork(&ours, &theirs), Some(1));
+    assert_eq!(fork(&theirs, &ours), Some(1));
     assert_eq!(signed_both(&one, &other, cluster.constitution()), names(&[2]));
     // The second decision for a place does not apply on top of the first.
     let after_one = cluster.apply(&one, NOW).expect("good");

@@ -154,6 +154,13 @@ pub fn proposal(operators: &Operators, envelopes: &[Envelope], action: Action) -
     envelope
 }
 
+/// A chain with one decision more, signed by two.
+pub fn decided(operators: &Operators, envelopes: &[Envelope], action: Action) -> Vec<Envelope> {
+    let mut envelope = proposal(operators, envelopes, action);
+    operators.sign(&mut envelope, 2);
+    [envelopes, &[envelope]].concat()
+}
+
 /// What the pillar has and says.
 #[derive(Default)]
 pub struct Mind {
