@@ -302,3 +302,6 @@ fn addresses(hosts: &[Host]) -> Vec<SocketAddr> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests;
