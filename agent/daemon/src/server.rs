@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pillar_layout::AGENT_PORT;
+use pillar_session::{Displaced, Entrance, Guest};
 use pillar_wire::limit;
 use pillar_wire::proto::pillar_server::PillarServer;
 use pillar_wire::tls::spki;
@@ -34,6 +35,8 @@ use tracing::{debug, info, warn};
 
 /// Open connections, handshakes included. Each takes up to 200 KiB.
 const CONNECTIONS: usize = 32;
+/// Handshakes of one address.
+const HANDSHAKES_PER_SOURCE: usize = 16;
 /// From the first byte to the end of the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection without a request for one to two of these is closed.
@@ -88,6 +91,7 @@ struct Shared {
     grpc: PillarServer<Pillar>,
     metrics: Arc<Metrics>,
     throttle: Mutex<Throttle>,
+    entrance: Entrance,
 }
 
 /// The server.
@@ -119,6 +123,7 @@ impl Server {
             grpc,
             metrics,
             throttle: Mutex::new(Throttle::new(Instant::now())),
+            entrance: Entrance::new(CONNECTIONS, HANDSHAKES_PER_SOURCE),
         };
         Ok(Self { listener, shared: Arc::new(shared) })
     }
@@ -135,13 +140,13 @@ impl Server {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((_, peer)) if connections.len() >= CONNECTIONS => {
-                        shared.refused(plain(peer), &format!("{CONNECTIONS} connections are open"));
-                    }
-                    Ok((tcp, peer)) => {
-                        let peer = plain(peer);
-                        connections.spawn(connection(Arc::clone(&shared), tcp, peer, stopped.clone()));
-                    }
+                    Ok((tcp, peer)) => match shared.entrance.enter(peer.ip()) {
+                        Ok(guest) => {
+                            let (peer, stopped) = (plain(peer), stopped.clone());
+                            connections.spawn(connection(Arc::clone(&shared), tcp, peer, guest, stopped));
+                        }
+                        Err(crowded) => shared.refused(plain(peer), &crowded.to_string()),
+                    },
                     Err(error) => {
                         warn!("cannot accept a connection: {error}");
                         sleep(ACCEPT_PAUSE).await;
@@ -180,10 +185,21 @@ impl Shared {
     }
 }
 
-async fn connection(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, stopped: watch::Receiver<bool>) {
+async fn connection(
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    (mut guest, displaced): (Guest, Displaced),
+    stopped: watch::Receiver<bool>,
+) {
     // Replies are whole messages; waiting to fill a packet only delays them.
     let _ = tcp.set_nodelay(true);
-    let tls = match timeout(HANDSHAKE, shared.tls.accept(tcp)).await {
+    let handshake = tokio::select! {
+        biased;
+        _ = displaced => return shared.refused(peer, "others came before its TLS handshake was done"),
+        handshake = timeout(HANDSHAKE, shared.tls.accept(tcp)) => handshake,
+    };
+    let tls = match handshake {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return shared.refused(peer, &handshake_words(&error)),
         Err(_) => return shared.refused(peer, "no TLS handshake in time"),
@@ -192,6 +208,7 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, stopp
         Ok(channel) => Arc::new(channel),
         Err(error) => return shared.refused(peer, &error.to_string()),
     };
+    guest.is_known();
     info!("{channel} connected from {peer}");
     let routes = Routes { shared: Arc::clone(&shared), channel: Arc::clone(&channel) };
     match serve(tls, routes, &shared.access, &channel).await {

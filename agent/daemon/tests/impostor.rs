@@ -116,10 +116,10 @@ impl Peers for Answers {
 async fn listens(end: End, port: u16) -> TestResult {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
+        while let Ok((tcp, from)) = listener.accept().await {
             let end = end.clone();
             tokio::spawn(async move {
-                if let Ok(attested) = end.accept(tcp).await {
+                if let Ok(attested) = end.accept(tcp, from.ip()).await {
                     let _ = attested.serve(PeersServer::new(Answers(end)), pending()).await;
                 }
             });

@@ -66,8 +66,7 @@ impl<R, P> Attested<R, P> {
     }
 
     /// The connection for HTTP/2.
-    #[must_use]
-    pub fn into_io(self) -> Io {
+    pub(crate) fn into_io(self) -> Io {
         Io {
             inner: self.io,
             cut: self.channel.cut.clone(),
@@ -115,15 +114,8 @@ impl PeerChannel {
         &self.peer_spki
     }
 
-    /// TLS exporter under `pillar_verify::EXPORTER_LABEL`.
-    #[must_use]
-    pub fn exporter(&self) -> &[u8; pillar_verify::EXPORTER_BYTES] {
-        &self.exporter
-    }
-
     /// What this pillar's evidence for the peer's challenge is tied to.
-    #[must_use]
-    pub fn own_binding(&self, nonce: Nonce) -> Binding {
+    pub(crate) fn own_binding(&self, nonce: Nonce) -> Binding {
         Binding {
             role: self.role,
             nonce,
@@ -134,8 +126,7 @@ impl PeerChannel {
     }
 
     /// What the peer's evidence for this pillar's challenge must be tied to.
-    #[must_use]
-    pub fn peer_binding(&self, nonce: Nonce) -> Binding {
+    pub(crate) fn peer_binding(&self, nonce: Nonce) -> Binding {
         let role = match self.role {
             Role::Client => Role::Server,
             Role::Server => Role::Client,
@@ -197,7 +188,7 @@ impl Cut {
     }
 
     /// Ends when the connection is cut.
-    pub fn happened(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn happened(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut state = self.0.subscribe();
         // Keeps a sender, without which the wait would end uncut.
         let sender = self.clone();
@@ -209,7 +200,7 @@ impl Cut {
 }
 
 /// The byte stream of an attested connection. Fails at once when it is cut, also for a reader that waits.
-pub struct Io {
+pub(crate) struct Io {
     inner: Box<dyn Transport>,
     cut: Cut,
     /// None once it has happened.

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy, sink};
@@ -78,7 +79,7 @@ impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
             dialling: Arc::new(Semaphore::new(limit::SIGNING)),
             accepting: Arc::new(Semaphore::new(limit::SIGNING)),
             judging: Arc::new(Semaphore::new(limit::JUDGING)),
-            entrance: Entrance::default(),
+            entrance: Entrance::new(limit::UNATTESTED, limit::UNATTESTED_PER_SOURCE),
             callers: Mutex::default(),
         }))
     }
@@ -98,19 +99,24 @@ impl<A: Attester, G: Gatekeeper> Endpoint<A, G> {
     }
 
     /// Attests with whoever connected over `transport`, and is attested by it. The connection that this member made
-    /// before is cut: it would not call anew if it had it still.
-    pub async fn accept(&self, transport: impl Transport) -> Result<Attested<Server, G::Proof>, Error> {
-        let (mut guest, displaced) = self.0.entrance.enter()?;
+    /// before is cut: it would not call anew if it had it still. While many connect, each address has its share.
+    pub async fn accept(
+        &self,
+        transport: impl Transport,
+        from: IpAddr,
+    ) -> Result<Attested<Server, G::Proof>, Error> {
+        let busy = Error::Busy { limit: limit::UNATTESTED };
+        let Ok((mut guest, displaced)) = self.0.entrance.enter(from) else { return Err(busy) };
         let made = async {
             let door = self.door(None);
             let tls = timed(Step::Tls, limit::HANDSHAKE, self.answer_connect(&door, transport));
             let tls = tokio::select! {
                 biased;
-                _ = displaced => return Err(Error::Busy { limit: limit::UNATTESTED }),
+                _ = displaced => return Err(busy),
                 tls = tls => tls?,
             };
             let handshaken = self.handshaken(tls.into(), &door, Role::Server)?;
-            guest.is_a_member();
+            guest.is_known();
             let peer = handshaken.peer().clone();
             let newest = self.newest_of(&peer);
             tokio::select! {

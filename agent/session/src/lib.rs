@@ -25,11 +25,11 @@ pub mod limit;
 mod tests;
 mod tls;
 
-pub use attested::{Attested, Client, Cut, Io, PeerChannel, Server, Transport};
+pub use attested::{Attested, Client, Cut, PeerChannel, Server, Transport};
 pub use endpoint::Endpoint;
-pub use error::{BoxError, Error, Kind, Refusal, Step};
+pub use entrance::{Crowded, Displaced, Entrance, Guest};
+pub use error::{BoxError, Error, Refusal, Step};
 pub use http2::PeerConnection;
-pub use tls::ALPN;
 
 use pillar_model::{Binding, Evidence, PillarId};
 use std::fmt::Debug;

@@ -39,8 +39,12 @@ pub const JUDGING: usize = 1;
 /// and has others to serve.
 pub const EVIDENCE_PAUSE: Duration = Duration::from_secs(1);
 /// Connections that came in and are not attested yet. Before TLS ends each takes some 50 KiB, and anybody may make one:
-/// when there are more, the oldest of those that have proved nothing goes.
+/// when there are more, one of those that have proved nothing goes.
 pub const UNATTESTED: usize = 32;
+/// Those of them that have proved nothing and come from one address. Pillars behind one address need some at once when
+/// all start together; and the TPM signs for each before it proves anything, so that whoever comes from elsewhere waits
+/// for so many signatures.
+pub const UNATTESTED_PER_SOURCE: usize = 16;
 
 /// An accepted connection must bring its first request within this time.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(30);

@@ -4,6 +4,7 @@
 mod doubles;
 mod good;
 mod injected;
+mod kinds;
 mod living;
 mod raw;
 mod refused;

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_rustls::TlsStream;
 
 /// The one protocol of ALPN: frames, then HTTP/2, both as in this crate.
-pub const ALPN: &[u8] = b"pillar-peer/1";
+pub(crate) const ALPN: &[u8] = b"pillar-peer/1";
 /// The only signature.
 const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 

@@ -1,6 +1,6 @@
 //! What works.
 
-use super::doubles::{Pillar, Proof, name, service, two};
+use super::doubles::{Pillar, Proof, SOMEWHERE, name, service, two};
 use crate::{Attested, Client, Error, Server};
 use pillar_wire::proto;
 use std::future::pending;
@@ -11,7 +11,7 @@ type Ends = (Result<Attested<Client, Proof>, Error>, Result<Attested<Server, Pro
 /// `dialler` calls `acceptor` over a pipe.
 pub(super) async fn meet(dialler: &Pillar, acceptor: &Pillar) -> Ends {
     let (near, far) = duplex(16 * 1024);
-    tokio::join!(dialler.end.dial(near, &acceptor.name), acceptor.end.accept(far))
+    tokio::join!(dialler.end.dial(near, &acceptor.name), acceptor.end.accept(far, SOMEWHERE))
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn two_members_attest_each_other_and_call() {
     assert_eq!(accepted.peer(), &name("p1"));
     assert_eq!(dialled.proof(), &Proof { of: name("p2") });
     assert_eq!(dialled.channel().heartbeat_key(), [7; 32]);
-    assert_eq!(dialled.channel().exporter(), accepted.channel().exporter());
+    assert_eq!(dialled.channel().exporter, accepted.channel().exporter);
 
     let served = tokio::spawn(accepted.serve(service(&other), pending()));
     let channel = std::sync::Arc::clone(dialled.channel());

@@ -1,10 +1,11 @@
 //! An error in each step, at each end: never an attested connection, always an error of the right kind, in time.
 
-use super::doubles::{Fault, Pillar, two};
+use super::doubles::{Fault, Pillar, SOMEWHERE, two};
 use super::good::meet;
+use super::kinds::Kind;
 use super::raw::{At, Deed, Raw, frame_of, framed};
 use super::refused::error;
-use crate::{Error, Kind, Step, limit};
+use crate::{Error, Step, limit};
 use pillar_model::{Evidence, Role};
 use pillar_wire::proto::{PeerEvidence, PeerHello, PeerVerdict};
 use std::sync::atomic::Ordering;
@@ -20,7 +21,7 @@ async fn deed(role: Role, at: At, deed: Deed) -> Error {
         raw.exchange(&guilty, Some((at, deed))).await
     };
     match role {
-        Role::Client => error(tokio::join!(honest.end.accept(far), raw).0),
+        Role::Client => error(tokio::join!(honest.end.accept(far, SOMEWHERE), raw).0),
         Role::Server => error(tokio::join!(honest.end.dial(far, &guilty.name), raw).0),
     }
 }
@@ -215,13 +216,13 @@ async fn by(guilty_dials: bool, guilty: &Pillar, honest: &Pillar) -> (Error, Err
 async fn silence_and_noise_before_tls_blame_nobody() {
     let (one, other) = two();
     let (_held, far) = duplex(1024);
-    assert!(matches!(error(one.end.accept(far).await), Error::Silent { step: Step::Tls, .. }));
+    assert!(matches!(error(one.end.accept(far, SOMEWHERE).await), Error::Silent { step: Step::Tls, .. }));
     let (_held, far) = duplex(1024);
     assert!(matches!(error(one.end.dial(far, &other.name).await), Error::Silent { step: Step::Tls, .. }));
 
     let (near, far) = duplex(1024);
     drop(near);
-    assert_eq!(error(one.end.accept(far).await).kind(), Kind::Unreachable);
+    assert_eq!(error(one.end.accept(far, SOMEWHERE).await).kind(), Kind::Unreachable);
 
     for dials in [true, false] {
         let (mut near, far) = duplex(1024);
@@ -232,7 +233,7 @@ async fn silence_and_noise_before_tls_blame_nobody() {
         let found = if dials {
             error(tokio::join!(one.end.dial(far, &other.name), noise).0)
         } else {
-            error(tokio::join!(one.end.accept(far), noise).0)
+            error(tokio::join!(one.end.accept(far, SOMEWHERE), noise).0)
         };
         assert_eq!((found.kind(), found.peer()), (Kind::Protocol, None), "{found:?}");
     }

@@ -1,18 +1,20 @@
 //! Attested connections in use: cut, attested anew, slow TPMs, large evidence, too many.
 
-use super::doubles::{Fault, Key, Pillar, Proof, introduce, name, service, two};
+use super::doubles::{ELSEWHERE, Fault, Key, Pillar, Proof, SOMEWHERE, introduce, name, service, two};
 use super::good::meet;
+use super::kinds::Kind;
 use super::raw::{At, Deed, Raw, frame_of};
 use super::refused::error;
-use crate::{Error, Kind, PeerChannel, PeerConnection, Refusal, Step, TlsSigner as _, limit};
+use crate::{Attested, Error, PeerChannel, PeerConnection, Refusal, Server, Step, TlsSigner as _, limit};
 use pillar_model::Role;
 use pillar_wire::proto;
 use pillar_wire::proto::peers_client::PeersClient;
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncWriteExt as _, duplex};
+use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -172,7 +174,7 @@ async fn a_slow_tpm_does_not_stop_the_only_thread() {
         }
     };
     let (dialled, accepted, longest) =
-        tokio::join!(one.end.dial(near, &other.name), other.end.accept(far), ticking);
+        tokio::join!(one.end.dial(near, &other.name), other.end.accept(far, SOMEWHERE), ticking);
     dialled.expect("attested");
     accepted.expect("attested");
     assert!(longest < SLOW / 2, "the thread stood still for {longest:?}");
@@ -184,7 +186,7 @@ async fn large_evidence_crosses_both_ways_at_once() {
     let (one, other) = (Pillar::with("p1", Key::new(), log()), Pillar::with("p2", Key::new(), log()));
     introduce(&[&one, &other]);
     let (near, far) = duplex(512);
-    let (dialled, accepted) = tokio::join!(one.end.dial(near, &other.name), other.end.accept(far));
+    let (dialled, accepted) = tokio::join!(one.end.dial(near, &other.name), other.end.accept(far, SOMEWHERE));
     dialled.expect("attested");
     accepted.expect("attested");
 }
@@ -195,8 +197,9 @@ async fn the_newest_connection_of_a_member_displaces_one_in_the_making() {
     let (one, other) = two();
     let (near, far) = duplex(16 * 1024);
     let end = other.end.clone();
-    let first = tokio::spawn(async move { end.accept(far).await });
-    let _silent = Raw::new(&one, &other, Role::Client, near).await;
+    let first = tokio::spawn(async move { end.accept(far, SOMEWHERE).await });
+    let mut silent = Raw::new(&one, &other, Role::Client, near).await;
+    silent.is_heard().await;
     let (dialled, accepted) = meet(&one, &other).await;
     dialled.expect("attested");
     accepted.expect("attested");
@@ -211,11 +214,9 @@ async fn the_newest_connection_of_a_member_displaces_one_in_the_making() {
 async fn strangers_who_say_nothing_keep_no_member_out() {
     let (one, other) = two();
     let mut held = Vec::new();
-    for _ in 0..limit::UNATTESTED {
-        let (near, far) = duplex(1024);
-        let end = other.end.clone();
-        held.push((near, tokio::spawn(async move { end.accept(far).await })));
-        tokio::task::yield_now().await;
+    for number in 0..limit::UNATTESTED {
+        let from = if number < limit::UNATTESTED_PER_SOURCE { SOMEWHERE } else { ELSEWHERE };
+        held.push(silent(&other, from).await);
     }
     assert!(held.iter().all(|(_, task)| !task.is_finished()));
     let (dialled, accepted) = meet(&one, &other).await;
@@ -229,6 +230,40 @@ async fn strangers_who_say_nothing_keep_no_member_out() {
     held.iter().for_each(|(_, task)| task.abort());
 }
 
+/// Somebody who connects and says nothing.
+async fn silent(
+    other: &Pillar,
+    from: IpAddr,
+) -> (DuplexStream, JoinHandle<Result<Attested<Server, Proof>, Error>>) {
+    let (near, far) = duplex(1024);
+    let end = other.end.clone();
+    let task = tokio::spawn(async move { end.accept(far, from).await });
+    tokio::task::yield_now().await;
+    (near, task)
+}
+
+// attack: P13
+#[tokio::test]
+async fn who_floods_from_one_address_keeps_nobody_from_another_out() {
+    let one = Pillar::with("p1", Key::slow(Duration::from_millis(300)), b"log".to_vec());
+    let other = Pillar::with("p2", Key::slow(Duration::from_millis(10)), b"log".to_vec());
+    introduce(&[&one, &other]);
+    let mut flood = Vec::new();
+    let floods = async {
+        for _ in 0..20 * limit::UNATTESTED {
+            flood.push(silent(&other, ELSEWHERE).await);
+            sleep(Duration::from_millis(1)).await;
+        }
+        // Whoever has its share loses its oldest to its newest.
+        flood.iter().filter(|(_, task)| !task.is_finished()).count()
+    };
+    let ((dialled, accepted), left) = tokio::join!(meet(&one, &other), floods);
+    dialled.expect("attested");
+    accepted.expect("attested");
+    assert_eq!(left, limit::UNATTESTED_PER_SOURCE);
+    flood.iter().for_each(|(_, task)| task.abort());
+}
+
 // attack: P13
 #[tokio::test]
 async fn members_in_the_making_are_not_displaced_by_others() {
@@ -239,13 +274,16 @@ async fn members_in_the_making_are_not_displaced_by_others() {
         introduce(&[member, &other]);
         let (near, far) = duplex(16 * 1024);
         let end = other.end.clone();
-        let task = tokio::spawn(async move { end.accept(far).await });
-        held.push((Raw::new(member, &other, Role::Client, near).await, task));
+        let task = tokio::spawn(async move { end.accept(far, SOMEWHERE).await });
+        let mut raw = Raw::new(member, &other, Role::Client, near).await;
+        raw.is_heard().await;
+        held.push((raw, task));
     }
-    // The last one's handshake is over for the one who made it a moment earlier than for the other end.
-    sleep(Duration::from_millis(50)).await;
     let (_near, far) = duplex(1024);
-    assert!(matches!(error(other.end.accept(far).await), Error::Busy { limit: limit::UNATTESTED }));
+    assert!(matches!(
+        error(other.end.accept(far, SOMEWHERE).await),
+        Error::Busy { limit: limit::UNATTESTED }
+    ));
     assert!(held.iter().all(|(_, task)| !task.is_finished()));
     held.iter().for_each(|(_, task)| task.abort());
 }
@@ -286,7 +324,7 @@ async fn a_frame_behind_the_verdict_is_no_request() {
         raw.tls.write_all(&[0; 64]).await.expect("room");
         raw
     };
-    let (accepted, _raw) = tokio::join!(other.end.accept(far), raw);
+    let (accepted, _raw) = tokio::join!(other.end.accept(far, SOMEWHERE), raw);
     let served = accepted.expect("attested").serve(service(&other), pending());
     let ended = timeout(Duration::from_secs(5), served).await.expect("at once");
     assert!(matches!(ended, Err(Error::Broken { step: Step::Http2, .. })), "{ended:?}");
@@ -302,7 +340,7 @@ async fn requests_before_the_verdict_reach_nobody() {
         let mut raw = Raw::new(&one, &other, Role::Client, near).await;
         raw.exchange(&one, Some((At::Verdict, Deed::Bytes(preface)))).await
     };
-    let (accepted, verdict) = tokio::join!(other.end.accept(far), raw);
+    let (accepted, verdict) = tokio::join!(other.end.accept(far, SOMEWHERE), raw);
     assert_eq!(error(accepted).kind(), Kind::Protocol);
     assert!(verdict.is_none());
 }

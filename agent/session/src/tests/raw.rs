@@ -133,6 +133,11 @@ impl<S: Transport> Raw<S> {
         true
     }
 
+    /// Waits until the other end knows who this is: in TLS 1.3 who dials is done a moment earlier.
+    pub(super) async fn is_heard(&mut self) {
+        let _: PeerHello = frame::read(&mut self.tls, usize::MAX).await.expect("its nonce");
+    }
+
     /// Does its part of the exchange as `own`, up to the deed. The peer's last frame is returned when all went well.
     pub(super) async fn exchange(&mut self, own: &Pillar, deed: Option<(At, Deed)>) -> Option<PeerVerdict> {
         let hello = PeerHello { nonce: vec![9; 32], protocol: PROTOCOL };

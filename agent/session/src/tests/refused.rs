@@ -1,8 +1,9 @@
 //! Who and what is refused, and what each end is told.
 
-use super::doubles::{Fault, Pillar, Replace, introduce, name, two};
+use super::doubles::{Fault, Pillar, Replace, SOMEWHERE, introduce, name, two};
 use super::good::meet;
-use crate::{Error, Kind, Refusal};
+use super::kinds::Kind;
+use crate::{Error, Refusal};
 use pillar_model::Role;
 
 /// The error of an end that must not have been attested.
@@ -76,7 +77,7 @@ async fn another_member_than_the_dialled_one_is_refused() {
     let third = Pillar::new("p3");
     introduce(&[&one, &other, &third]);
     let (near, far) = tokio::io::duplex(4096);
-    let (dialled, accepted) = tokio::join!(one.end.dial(near, &third.name), other.end.accept(far));
+    let (dialled, accepted) = tokio::join!(one.end.dial(near, &third.name), other.end.accept(far, SOMEWHERE));
     match error(dialled) {
         Error::Refused { refusal: Refusal::OtherMember { expected, found }, .. } => {
             assert_eq!((expected, found), (name("p3"), name("p2")));

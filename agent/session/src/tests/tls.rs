@@ -1,10 +1,11 @@
 //! The handshake: what it demands of the other end.
 
-use super::doubles::{Key, Pillar, two};
+use super::doubles::{Key, Pillar, SOMEWHERE, two};
+use super::kinds::Kind;
 use super::raw::{client_config, server_config, tls_connect};
 use super::refused::error;
 use crate::tls::ALPN;
-use crate::{Error, Kind, TlsSigner};
+use crate::{Error, TlsSigner};
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
@@ -22,7 +23,7 @@ async fn calls(other: &Pillar, config: ClientConfig) -> Error {
             let _ = tls.read_to_end(&mut Vec::new()).await;
         }
     };
-    error(tokio::join!(other.end.accept(far), stranger).0)
+    error(tokio::join!(other.end.accept(far, SOMEWHERE), stranger).0)
 }
 
 /// What `p1` says when somebody with this configuration answers in the name of `p2`.
@@ -142,7 +143,7 @@ async fn who_shows_a_member_s_key_without_having_it_is_refused() {
 async fn handshake(config: &Arc<ClientConfig>, other: &Pillar) -> (Option<HandshakeKind>, u32) {
     let (near, far) = duplex(16 * 1024);
     let end = other.end.clone();
-    let accepting = tokio::spawn(async move { end.accept(far).await.map(drop) });
+    let accepting = tokio::spawn(async move { end.accept(far, SOMEWHERE).await.map(drop) });
     let mut tls = tls_connect(config, near).await.expect("a handshake");
     // The server's first frame comes behind any ticket.
     tls.read_u32().await.expect("a hello");
@@ -210,7 +211,7 @@ async fn older_tls_is_refused() {
         near.read_to_end(&mut answer).await.expect("an end");
         answer
     };
-    let (accepted, answer) = tokio::join!(one.end.accept(far), old);
+    let (accepted, answer) = tokio::join!(one.end.accept(far, SOMEWHERE), old);
     assert_eq!(error(accepted).kind(), Kind::Protocol);
     // A fatal alert, protocol_version (RFC 8446 section 6).
     assert_eq!(answer, [21, 3, 3, 0, 2, 2, 70]);
@@ -240,7 +241,8 @@ async fn recorded(one: &Pillar, other: &Pillar) -> Vec<u8> {
         }
     };
     let ends = async {
-        let (dialled, accepted) = tokio::join!(one.end.dial(near, &other.name), other.end.accept(far));
+        let (dialled, accepted) =
+            tokio::join!(one.end.dial(near, &other.name), other.end.accept(far, SOMEWHERE));
         drop((dialled.expect("attested"), accepted.expect("attested")));
     };
     tokio::join!(tap, ends).0
@@ -262,7 +264,7 @@ async fn a_recorded_connection_played_again_gets_nowhere() {
         near.write_all(&recorded).await.expect("room");
         near.read_to_end(&mut Vec::new()).await.expect("an end");
     };
-    let found = error(tokio::join!(other.end.accept(far), replay).0);
+    let found = error(tokio::join!(other.end.accept(far, SOMEWHERE), replay).0);
     assert_eq!((found.kind(), found.peer()), (Kind::Protocol, None), "{found:?}");
     assert_eq!(other.prover.made.lock().expect("not poisoned").len(), before, "no evidence was made for it");
 }
@@ -297,7 +299,8 @@ async fn a_changed_byte_ends_the_connection_and_blames_nobody() {
         let (near, mut tapped) = duplex(64 * 1024);
         let (mut onwards, far) = duplex(64 * 1024);
         let ends = async {
-            let (dialled, accepted) = tokio::join!(one.end.dial(near, &other.name), other.end.accept(far));
+            let (dialled, accepted) =
+                tokio::join!(one.end.dial(near, &other.name), other.end.accept(far, SOMEWHERE));
             (dialled.map(drop), accepted.map(drop))
         };
         let tap = change_record(changed, &mut tapped, &mut onwards);
