@@ -1,5 +1,6 @@
 //! The TPM's own thread: TPM commands block for up to seconds, and there is one TPM. Requests come through a bounded
-//! queue, one is worked on at a time, and a caller waits no longer than a time-out, even if the TPM never answers.
+//! queue, one is worked on at a time, and a caller waits no longer than a time-out, even if the TPM never answers. The
+//! clock and counters of heartbeats do not wait in this queue: `peers/beat.rs` reads them on a connection of its own.
 
 use crate::metrics::Metrics;
 use crate::places::{self, Places};
@@ -76,7 +77,7 @@ impl Attester {
         Ok(attester)
     }
 
-    /// EK, its certificate and AK.
+    /// EK with its certificate, AK, and the TLS key that the AK certified.
     pub async fn identity(&self) -> Result<Identity, Error> {
         self.ask(Request::Identity).await
     }

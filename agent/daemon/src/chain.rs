@@ -3,12 +3,12 @@
 //! the files and the locks.
 //!
 //! **Invariants:** an entry is on the disk, whole and synced, before anything acts on it. It is kept with the signatures
-//! that count and no others, so that nobody can make it larger than it is read back. Whoever only looks waits neither
-//! for signatures nor for the disk.
+//! that count and no others, so that nobody can make it larger than it is read back. In memory are their digests alone,
+//! however long the chain is. Whoever asks for the state waits neither for signatures nor for the disk.
 
 use crate::places::Places;
 use cap_std::fs::{Dir, OpenOptions};
-use pillar_model::OperatorKey;
+use pillar_model::{Digest, OperatorKey};
 use pillar_quorum::limits::ENVELOPE_MAX_BYTES;
 use pillar_quorum::{Cluster, Envelope, EnvelopeError, Refusal, Tally};
 use pillar_wire::limit::REPLY_BYTES;
@@ -27,12 +27,18 @@ use late::Late;
 
 /// Entries that one chain may have: a decision a day for 40 years.
 const ENTRIES_MAX: usize = 16 * 1024;
-/// Proposals that wait for signatures.
+/// All of them together on the disk, those that are held back included. A decision has some 30 KiB: a row with its firmware's
+/// events, a release with its packages.
+const CHAIN_MAX_BYTES: u64 = 512 << 20;
+/// Proposals that wait for signatures; together no more than 8 MiB.
 const PENDING_MAX: usize = 16;
-/// Entries in one answer, in bytes; a caller asks again for the rest.
-pub const ANSWER_BYTES: usize = 768 * 1024;
+/// Entries in one answer, in bytes; a caller asks again for the rest. One of the largest fits. Whoever asks takes no larger
+/// answer: empty entries would grow to the twelvefold in memory.
+pub const ANSWER_BYTES: usize = ENVELOPE_MAX_BYTES;
+/// What an answer has beside its entries: a few bytes for each.
+pub const ANSWER_MARGIN_BYTES: usize = 16 * 1024;
 /// Proposals beside them: what is left of an answer, and a little less.
-const PENDING_ANSWER_BYTES: usize = REPLY_BYTES - ANSWER_BYTES - 16 * 1024;
+const PENDING_ANSWER_BYTES: usize = REPLY_BYTES - ANSWER_BYTES - ANSWER_MARGIN_BYTES;
 /// An entry before it has its name.
 const UNFINISHED: &str = "new";
 
@@ -58,9 +64,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Too many.
-    #[error("the chain has {ENTRIES_MAX} entries, no more fit")]
-    Full,
+    /// Too many, or too large together.
+    #[error("the chain has {entries} entries of {bytes} bytes, no more fit")]
+    Full {
+        /// How many there are.
+        entries: usize,
+        /// What they have together, in bytes.
+        bytes: u64,
+    },
 }
 
 /// What became of a submission.
@@ -91,11 +102,26 @@ pub struct Chain {
 #[derive(Debug, Default)]
 struct Kept {
     cluster: Option<Arc<Cluster>>,
-    envelopes: Vec<Envelope>,
+    entries: Vec<Known>,
     /// In the order in which they came.
     pending: BTreeMap<u64, Pending>,
     proposals: u64,
     late: Late,
+}
+
+/// An entry on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    /// SHA-256 of its payload, which says what it is. Who signed it does not.
+    digest: Digest,
+    /// Its file.
+    bytes: u64,
+}
+
+impl Known {
+    fn of(envelope: &Envelope, text: &[u8]) -> Self {
+        Self { digest: envelope.digest(), bytes: text.len() as u64 }
+    }
 }
 
 /// A proposal that waits for signatures.
@@ -118,7 +144,8 @@ impl Chain {
         });
         let mut kept = Kept::default();
         if let Ok(dir) = &place {
-            (kept.cluster, kept.envelopes) = load(dir, &operators);
+            late::remove_all(dir);
+            (kept.cluster, kept.entries) = load(dir, &operators);
         }
         let (writing, kept) = (Mutex::default(), Mutex::new(kept));
         Self { operators, place, writing, kept, changed: watch::channel(0).0 }
@@ -147,12 +174,31 @@ impl Chain {
         self.changed.subscribe()
     }
 
-    /// Entries from this serial on, as many as fit in [`ANSWER_BYTES`].
+    /// Entries from this serial on, as many as fit in [`ANSWER_BYTES`]. Reads the disk.
     pub fn entries(&self, from: u64) -> Vec<Vec<u8>> {
-        let kept = self.kept();
-        let from = usize::try_from(from).unwrap_or(usize::MAX);
-        let rest = kept.envelopes.get(from..).unwrap_or_default();
-        fitting(rest.iter(), ANSWER_BYTES)
+        let Ok(place) = &self.place else { return Vec::new() };
+        let start = usize::try_from(from).unwrap_or(usize::MAX);
+        let sizes: Vec<u64> = {
+            let kept = self.kept();
+            // More than these would not fit, were each as small as its signatures.
+            kept.entries.iter().skip(start).take(ANSWER_BYTES / 256).map(|known| known.bytes).collect()
+        };
+        let mut left = ANSWER_BYTES as u64;
+        let mut texts = Vec::new();
+        for (after, bytes) in (0..).zip(sizes) {
+            let serial = from.saturating_add(after);
+            let Some(rest) = left.checked_sub(bytes) else { break };
+            left = rest;
+            match read(place, &file_name(serial)) {
+                Ok(Some(text)) if text.len() as u64 == bytes => texts.push(text),
+                other => {
+                    let why = other.err().map_or_else(|| "it is another one".to_owned(), |e| e.to_string());
+                    warn!("cannot read entry {serial} again: {why}");
+                    break;
+                }
+            }
+        }
+        texts
     }
 
     /// What waits for signatures, as much as fits into an answer. Of each group of operators who signed the same, the
@@ -248,36 +294,39 @@ impl Chain {
 
     /// To the disk, then into memory.
     fn keep(&self, place: &Dir, cluster: Cluster, envelope: Envelope) -> Result<(), Error> {
-        if self.kept().envelopes.len() >= ENTRIES_MAX {
-            return Err(Error::Full);
-        }
-        let (serial, text) = (cluster.serial(), envelope.to_json());
-        // It could not be read back.
-        if text.len() > ENVELOPE_MAX_BYTES {
-            return Err(EnvelopeError::TooLarge(text.len()).into());
-        }
-        write(place, serial, text.as_bytes()).map_err(|(operation, source)| Error::File {
-            operation,
-            serial,
-            source,
-        })?;
+        let serial = cluster.serial();
+        let room = self.kept().room();
+        let known = store(place, &file_name(serial), serial, &envelope, room)?;
         let mut kept = self.kept();
         kept.cluster = Some(Arc::new(cluster));
-        kept.envelopes.push(envelope);
+        kept.entries.push(known);
         // What was proposed as the entry that this one now is cannot follow it.
         kept.pending.clear();
-        kept.late = Late::default();
+        let late = std::mem::take(&mut kept.late);
         drop(kept);
+        late.remove(place);
         self.changed.send_replace(serial + 1);
         Ok(())
     }
 }
 
+/// What the chain has of its limits.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    entries: usize,
+    bytes: u64,
+}
+
 impl Kept {
-    /// The number of an entry that is known. Its payload says what it is, not who signed it.
+    /// The number of an entry that is known.
     fn serial_of(&self, envelope: &Envelope) -> Option<u64> {
-        let place = self.envelopes.iter().position(|known| known.payload() == envelope.payload());
+        let digest = envelope.digest();
+        let place = self.entries.iter().position(|known| known.digest == digest);
         place.map(|place| u64::try_from(place).unwrap_or(u64::MAX))
+    }
+
+    fn room(&self) -> Room {
+        Room { entries: self.entries.len(), bytes: self.entries.iter().map(|known| known.bytes).sum() }
     }
 
     fn waiting(&self, envelope: &Envelope) -> Option<(u64, Envelope)> {
@@ -331,28 +380,48 @@ fn file_name(serial: u64) -> String {
     format!("{serial:08}.json")
 }
 
+/// An entry under a name of its own, when there is room for it beside the others.
+fn store(place: &Dir, name: &str, serial: u64, envelope: &Envelope, room: Room) -> Result<Known, Error> {
+    let text = envelope.to_json();
+    // It could not be read back.
+    if text.len() > ENVELOPE_MAX_BYTES {
+        return Err(EnvelopeError::TooLarge(text.len()).into());
+    }
+    let known = Known::of(envelope, text.as_bytes());
+    let Room { entries, bytes } = room;
+    if entries >= ENTRIES_MAX || bytes + known.bytes > CHAIN_MAX_BYTES {
+        return Err(Error::Full { entries, bytes });
+    }
+    write(place, name, text.as_bytes()).map_err(|(operation, source)| Error::File {
+        operation,
+        serial,
+        source,
+    })?;
+    Ok(known)
+}
+
 /// Written aside, synced, renamed, and the folder synced: after a power cut the entry is there whole, or not.
-fn write(place: &Dir, serial: u64, text: &[u8]) -> Result<(), (&'static str, io::Error)> {
+fn write(place: &Dir, name: &str, text: &[u8]) -> Result<(), (&'static str, io::Error)> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     let mut file = place.open_with(UNFINISHED, &options).map_err(|e| ("create", e))?;
     file.write_all(text).and_then(|()| file.sync_all()).map_err(|e| ("write", e))?;
-    place.rename(UNFINISHED, place, file_name(serial)).map_err(|e| ("name", e))?;
+    place.rename(UNFINISHED, place, name).map_err(|e| ("name", e))?;
     place.open(".").and_then(|folder| folder.sync_all()).map_err(|e| ("sync the folder of", e))
 }
 
-type Loaded = (Option<Arc<Cluster>>, Vec<Envelope>);
+type Loaded = (Option<Arc<Cluster>>, Vec<Known>);
 
 /// Everything that is kept, judged again.
 fn load(place: &Dir, operators: &[OperatorKey]) -> Loaded {
-    let (mut cluster, mut envelopes) = (None, Vec::new());
-    while envelopes.len() < ENTRIES_MAX {
-        let name = file_name(u64::try_from(envelopes.len()).unwrap_or(u64::MAX));
+    let (mut cluster, mut entries) = (None, Vec::new());
+    while entries.len() < ENTRIES_MAX {
+        let name = file_name(u64::try_from(entries.len()).unwrap_or(u64::MAX));
         match follow(place, &name, cluster.as_ref(), operators) {
             Ok(None) => break,
-            Ok(Some((next, envelope))) => {
+            Ok(Some((next, known))) => {
                 cluster = Some(next);
-                envelopes.push(envelope);
+                entries.push(known);
             }
             Err(reason) => {
                 put_aside(place, &name, &reason);
@@ -360,7 +429,7 @@ fn load(place: &Dir, operators: &[OperatorKey]) -> Loaded {
             }
         }
     }
-    (cluster.map(Arc::new), envelopes)
+    (cluster.map(Arc::new), entries)
 }
 
 /// The entry of that name on top of those before; none when the chain ends here.
@@ -369,7 +438,7 @@ fn follow(
     name: &str,
     cluster: Option<&Cluster>,
     operators: &[OperatorKey],
-) -> Result<Option<(Cluster, Envelope)>, String> {
+) -> Result<Option<(Cluster, Known)>, String> {
     let Some(text) = read(place, name).map_err(|error| error.to_string())? else { return Ok(None) };
     let envelope = Envelope::parse(&text).map_err(|error| error.to_string())?;
     let one = std::slice::from_ref(&envelope);
@@ -378,7 +447,8 @@ fn follow(
         Some(cluster) => cluster.extend(one),
     };
     let next = next.map_err(|(_, refusal)| refusal.to_string())?;
-    Ok(Some((next, envelope)))
+    let known = Known::of(&envelope, &text);
+    Ok(Some((next, known)))
 }
 
 /// Out of the way of the entry that comes in its place, and kept for whoever wants to know what happened.

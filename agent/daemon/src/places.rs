@@ -1,5 +1,6 @@
-//! The folders and files that the agent works with, each opened once at start, while the capability to do so is still
-//! there. Behind this, paths are relative to an open folder and cannot lead out of it.
+//! The folders and files that the agent works with, opened at start, while the capability to do so is still there; only the
+//! folder of the entries, which is its own, is opened behind that. Paths are relative to an open folder and cannot lead
+//! out of it.
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
@@ -25,7 +26,7 @@ const OPERATORS_MAX_BYTES: usize = 256 * 1024;
 /// for it is dropped.
 pub const LOG_READERS: usize = 4;
 
-/// The entries' folder in the agent's.
+/// The folder of the cluster's entries, in the agent's folder on the state volume.
 const ENTRIES: &str = "entries";
 
 /// What went wrong with a file, and which.
@@ -148,15 +149,15 @@ impl Places {
     /// Leaves the recovery key for init's one-shot, readable by nobody else.
     pub fn leave_recovery_key(&self, key: &[u8]) -> Result<(), Error> {
         let wrong = failed("write", run::RECOVERY_KEY);
-        let folder = run::RECOVERY_KEY.trim_start_matches(run::DIR).trim_start_matches('/');
+        let name = run::RECOVERY_KEY.trim_start_matches(run::DIR).trim_start_matches('/');
         let written = || -> io::Result<()> {
-            match self.run.remove_file(folder) {
+            match self.run.remove_file(name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600);
-            self.run.open_with(folder, &options)?.write_all(key)
+            self.run.open_with(name, &options)?.write_all(key)
         };
         written().map_err(wrong)
     }

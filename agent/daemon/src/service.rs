@@ -196,9 +196,12 @@ impl proto::pillar_server::Pillar for Pillar {
         &self,
         request: Request<proto::EntriesRequest>,
     ) -> Result<Response<proto::EntriesReply>, Status> {
-        let chain = &self.peers.chain;
-        let envelopes = chain.entries(request.into_inner().from);
-        Ok(Response::new(proto::EntriesReply { envelopes, pending: chain.pending() }))
+        let chain = Arc::clone(&self.peers.chain);
+        let from = request.into_inner().from;
+        let reply = move || proto::EntriesReply { envelopes: chain.entries(from), pending: chain.pending() };
+        // Off the event loop: they are on the disk.
+        let reply = tokio::task::spawn_blocking(reply).await;
+        reply.map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
 
     async fn submit(
@@ -219,6 +222,9 @@ impl proto::pillar_server::Pillar for Pillar {
         match applied {
             true if needed > 0 => info!("entry {serial} approved, given by {channel}"),
             true => {}
+            false if have >= needed => {
+                info!("entry {serial} of {channel} is signed and held back until one in force follows it");
+            }
             false => info!("entry {serial} proposed by {channel}, {have} of {needed} signatures"),
         }
         Ok(Response::new(proto::SubmitReply { serial, have, needed, applied }))
@@ -254,7 +260,7 @@ fn not_taken(error: &chain::Error) -> Status {
             Status::invalid_argument(format!("{}; {}", words(error), envelope.hint()))
         }
         chain::Error::NoPlace(_) => Status::failed_precondition(words(error)),
-        chain::Error::Full => Status::resource_exhausted(words(error)),
+        chain::Error::Full { .. } => Status::resource_exhausted(words(error)),
         chain::Error::File { .. } => Status::unavailable(words(error)),
     }
 }

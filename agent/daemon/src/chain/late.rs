@@ -2,19 +2,27 @@
 //!
 //! New entries are held to the constitution's expiry by today's clock. By it the history of a cluster would be void
 //! from the day on which its first constitution expired, and no machine could be given it any more. So entries that were
-//! made in time wait here, in memory, until those after them end in a constitution that is in force today; then all of
-//! them are kept. A chain that ends in a void constitution comes into force nowhere.
+//! made in time and are fully signed wait here, under names of their own on the disk, until those after them end in a
+//! constitution that is in force today; then all of them are kept. A chain that ends in a void constitution comes into
+//! force nowhere, and is forgotten when the agent ends.
 
-use super::{Chain, Error, Submitted};
+use super::{Chain, Error, Known, Room, Submitted, read, store};
 use cap_std::fs::Dir;
 use pillar_quorum::{Cluster, ConstitutionError, Envelope, Refusal};
+use std::io;
+use tracing::warn;
+
+/// What their names begin with.
+const PREFIX: &str = "late-";
 
 /// What waits.
 #[derive(Debug, Default)]
 pub(super) struct Late {
     /// The state after them.
     cluster: Option<Cluster>,
-    envelopes: Vec<Envelope>,
+    entries: Vec<Known>,
+    /// Number of the first of them.
+    first: u64,
 }
 
 impl Chain {
@@ -26,34 +34,64 @@ impl Chain {
         now_unix_s: u64,
         refusal: Refusal,
     ) -> Result<Submitted, Error> {
-        let mut late = std::mem::take(&mut self.kept().late);
+        let late = std::mem::take(&mut self.kept().late);
+        let (late, submitted) = self.held_back(place, late, envelope, now_unix_s, refusal);
+        match &submitted {
+            Ok(Submitted { applied: true, .. }) => late.remove(place),
+            _ => self.kept().late = late,
+        }
+        submitted
+    }
+
+    /// The same with what waits then.
+    fn held_back(
+        &self,
+        place: &Dir,
+        mut late: Late,
+        envelope: &Envelope,
+        now_unix_s: u64,
+        refusal: Refusal,
+    ) -> (Late, Result<Submitted, Error>) {
+        let digest = envelope.digest();
+        if late.entries.iter().any(|known| known.digest == digest) {
+            let waits = late.cluster.as_ref().map(waiting);
+            return (late, waits.ok_or_else(|| refusal.into()));
+        }
         let here = self.cluster();
         let before = late.cluster.as_ref().or(here.as_deref());
-        let known = late.envelopes.iter().any(|known| known.payload() == envelope.payload());
-        let next = if known || !(late.cluster.is_some() || is_expiry(&refusal)) {
-            None
-        } else {
-            self.after(before, envelope).ok()
-        };
-        let Some(next) = next else {
-            let waits = late.cluster.as_ref().filter(|_| known).map(waiting);
-            self.kept().late = late;
-            return waits.ok_or_else(|| refusal.into());
-        };
+        let follows = late.cluster.is_some() || is_expiry(&refusal);
+        let next = if follows { self.after(before, envelope).ok() } else { None };
+        let Some(next) = next else { return (late, Err(refusal.into())) };
         let counting = self.counting(before, envelope);
-        late.envelopes.push(counting);
+        let room = self.kept().room().with(&late);
+        let serial = next.serial();
+        match store(place, &name(serial), serial, &counting, room) {
+            Ok(known) => late.entries.push(known),
+            Err(error) => return (late, Err(error)),
+        }
+        if late.entries.len() == 1 {
+            late.first = serial;
+        }
         let submitted = waiting(&next);
         let in_force = now_unix_s < next.constitution().expires_unix_s;
         late.cluster = Some(next);
         if !in_force {
-            self.kept().late = late;
-            return Ok(submitted);
+            return (late, Ok(submitted));
         }
-        for envelope in late.envelopes {
+        let kept = self.keep_all(place, &late);
+        (late, kept.map(|()| Submitted { applied: true, ..submitted }))
+    }
+
+    /// They are in force, one after the other.
+    fn keep_all(&self, place: &Dir, late: &Late) -> Result<(), Error> {
+        for serial in late.serials() {
+            let text = read(place, &name(serial)).and_then(|text| text.ok_or(io::ErrorKind::NotFound.into()));
+            let text = text.map_err(|source| Error::File { operation: "read", serial, source })?;
+            let envelope = Envelope::parse(&text)?;
             let next = self.after(self.cluster().as_deref(), &envelope)?;
             self.keep(place, next, envelope)?;
         }
-        Ok(Submitted { applied: true, ..submitted })
+        Ok(())
     }
 
     /// The cluster after an entry that was accepted before, by a clock that is not ours.
@@ -67,7 +105,49 @@ impl Chain {
     }
 }
 
-/// Properly signed, and not in force.
+impl Late {
+    fn serials(&self) -> impl Iterator<Item = u64> + use<> {
+        self.first..self.first + self.entries.len() as u64
+    }
+
+    /// Their files are not needed any more.
+    pub(super) fn remove(self, place: &Dir) {
+        for serial in self.serials() {
+            remove(place, &name(serial));
+        }
+    }
+}
+
+impl Room {
+    /// What they take as well. For a moment each that comes into force is there twice.
+    fn with(self, late: &Late) -> Room {
+        let bytes: u64 = late.entries.iter().map(|known| known.bytes).sum();
+        Room { entries: self.entries + late.entries.len(), bytes: self.bytes + bytes }
+    }
+}
+
+/// Those of an agent that ended before they came into force.
+pub(super) fn remove_all(place: &Dir) {
+    let Ok(files) = place.entries() else { return };
+    for file in files.flatten() {
+        let name = file.file_name();
+        if let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) {
+            remove(place, name);
+        }
+    }
+}
+
+fn remove(place: &Dir, name: &str) {
+    if let Err(error) = place.remove_file(name) {
+        warn!("cannot remove {name}: {error}");
+    }
+}
+
+fn name(serial: u64) -> String {
+    format!("{PREFIX}{}", super::file_name(serial))
+}
+
+/// Properly signed, and not in force: the constitution that it ends in expired.
 fn waiting(cluster: &Cluster) -> Submitted {
     let needed = cluster.constitution().threshold;
     Submitted { serial: cluster.serial(), have: needed, needed, applied: false }

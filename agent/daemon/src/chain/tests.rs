@@ -1,6 +1,9 @@
 //! Hostile operators and peers, and disks that lie.
 
-use super::{ANSWER_BYTES, Chain, Error, PENDING_MAX, file_name};
+use super::{
+    ANSWER_BYTES, ANSWER_MARGIN_BYTES, CHAIN_MAX_BYTES, Chain, ENTRIES_MAX, Error, PENDING_MAX, Room,
+    file_name, store,
+};
 use crate::places::Places;
 use pillar_layout::{root, run};
 use pillar_model::{Action, Constitution, Digest, OperatorEntry, OperatorKey};
@@ -67,12 +70,19 @@ fn amendment(cluster: &Cluster, odd: u64) -> Envelope {
 /// The same with some 330 KiB in it.
 fn large_amendment(cluster: &Cluster, odd: u64) -> Envelope {
     let ek_roots = vec![Digest(vec![0x30; CERTIFICATE_MAX_BYTES / 2]); EK_ROOTS_MAX];
-    let next = Constitution { ek_roots, expires_unix_s: NOW + YEAR + odd, ..constitution(2) };
+    let version = cluster.constitution().version + 1;
+    let next = Constitution { ek_roots, expires_unix_s: NOW + YEAR + odd, ..constitution(version) };
     cluster.propose(Action::Amend(Box::new(next)), NOW).expect("an amendment")
 }
 
 fn json(envelope: &Envelope) -> Vec<u8> {
     envelope.to_json().into_bytes()
+}
+
+/// Entries that are held back.
+fn late_files(disk: &Disk) -> usize {
+    let files = fs::read_dir(disk.entry(0).parent().expect("a folder")).expect("there");
+    files.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("late-")).count()
 }
 
 /// A pillar's disk.
@@ -189,8 +199,10 @@ fn a_machine_that_joins_years_later_is_given_the_whole_chain() {
         }
     }
     assert!(joins.cluster().is_none(), "nothing is in force yet");
+    assert_eq!(late_files(&other), first.len());
     assert!(joins.submit(&json(last), now).expect("taken").applied);
     assert_eq!(cluster(&joins), cluster(&chain));
+    assert_eq!(late_files(&other), 0);
     assert_eq!(cluster(&other.chain()), cluster(&chain), "read back");
 
     // Without the last one it is in force nowhere.
@@ -200,6 +212,15 @@ fn a_machine_that_joins_years_later_is_given_the_whole_chain() {
         joins.submit(&json(envelope), now + YEAR).expect("taken");
     }
     assert!(joins.cluster().is_none());
+    // They are forgotten with the agent, and can be given again.
+    assert_eq!(late_files(&third), first.len());
+    drop(joins);
+    let joins = third.chain();
+    assert_eq!((joins.cluster(), late_files(&third)), (None, 0));
+    for envelope in &entries {
+        joins.submit(&json(envelope), now).expect("taken");
+    }
+    assert_eq!(cluster(&joins), cluster(&chain));
     let one_sided = founding(&[1]);
     assert!(Disk::new().chain().submit(&json(&one_sided), now).is_err(), "late, and not enough signed");
 }
@@ -281,4 +302,62 @@ fn what_cannot_be_written_is_not_in_force() {
     assert_eq!(cluster(&chain).serial(), 0);
     fs::remove_dir(disk.entry(0).with_file_name("new")).expect("out of the way");
     assert!(chain.submit(&next, NOW).expect("good").applied);
+}
+
+// attack: P9
+#[test]
+fn a_chain_has_its_limits_in_entries_and_in_bytes() {
+    let disk = Disk::new();
+    let (chain, entries) = disk.with(1);
+    let place = chain.place().expect("a folder");
+    let bytes = json(&entries[0]).len() as u64;
+    let stored = |entries_there, bytes_there| {
+        let room = Room { entries: entries_there, bytes: bytes_there };
+        store(place, "tried", 1, &entries[0], room).map_err(|error| error.to_string())
+    };
+    assert!(stored(ENTRIES_MAX - 1, CHAIN_MAX_BYTES - bytes).is_ok());
+    fs::remove_file(disk.entry(0).with_file_name("tried")).expect("there");
+    let full = |entries: usize, bytes: u64| {
+        Err(format!("the chain has {entries} entries of {bytes} bytes, no more fit"))
+    };
+    let at_end = CHAIN_MAX_BYTES - bytes + 1;
+    assert_eq!(stored(5, at_end), full(5, at_end));
+    assert_eq!(stored(ENTRIES_MAX, 0), full(ENTRIES_MAX, 0));
+    assert!(!disk.entry(0).with_file_name("tried").exists(), "nothing was written");
+    // What is held back counts as well.
+    let kept = super::Kept {
+        entries: vec![super::Known { bytes: 7, ..super::Known::of(&entries[0], b"") }],
+        ..Default::default()
+    };
+    assert_eq!((kept.room().entries, kept.room().bytes), (1, 7));
+}
+
+// attack: P9
+#[test]
+fn an_answer_has_its_limit_in_bytes_and_is_asked_for_again() {
+    let disk = Disk::new();
+    let (chain, mut all) = disk.with(1);
+    for odd in 0..4 {
+        let here = cluster(&chain);
+        let next = signed(large_amendment(&here, odd), &[1, 2]);
+        assert!(chain.submit(&json(&next), NOW).expect("signed").applied);
+        all.push(next);
+    }
+    let mut got: Vec<Vec<u8>> = Vec::new();
+    loop {
+        let answer = chain.entries(got.len() as u64);
+        let bytes: usize = answer.iter().map(Vec::len).sum();
+        assert!(bytes <= ANSWER_BYTES, "{bytes} bytes");
+        assert!(answer.len() * 16 <= ANSWER_MARGIN_BYTES, "framed, it is taken by who asked");
+        if answer.is_empty() {
+            break;
+        }
+        got.extend(answer);
+    }
+    assert_eq!(got, all.iter().map(json).collect::<Vec<_>>());
+    assert!(chain.entries(u64::MAX).is_empty());
+    // What the disk lost meanwhile is not made up.
+    fs::write(disk.entry(3), "{").expect("damaged");
+    assert_eq!(chain.entries(2).len(), 1);
+    assert!(chain.entries(3).is_empty());
 }

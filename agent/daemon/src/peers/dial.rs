@@ -3,7 +3,7 @@
 use super::serve::{ANSWER_EVERY, OwnEndpoint, condemn, tuned};
 use super::table::{PERIOD, REATTEST};
 use super::{Caller, Shared, locked};
-use crate::chain;
+use crate::chain::{self, ANSWER_BYTES, ANSWER_MARGIN_BYTES};
 use crate::service::words;
 use pillar_model::PillarId;
 use pillar_session::{Error, PeerChannel, PeerConnection};
@@ -348,7 +348,8 @@ async fn reattest(
 }
 
 /// Asks for what is missing until nothing more comes.
-async fn fetch(shared: Arc<Shared>, mut client: PeersClient<PeerConnection>) -> Done {
+async fn fetch(shared: Arc<Shared>, client: PeersClient<PeerConnection>) -> Done {
+    let mut client = client.max_decoding_message_size(ANSWER_BYTES + ANSWER_MARGIN_BYTES);
     let all = async {
         let mut new = 0;
         loop {

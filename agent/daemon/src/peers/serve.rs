@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -182,7 +182,7 @@ async fn connection(
     throttle: Arc<Mutex<Throttle>>,
 ) {
     tuned(&tcp);
-    let attested = match endpoint.accept(tcp, from.ip()).await {
+    let attested = match endpoint.accept(tcp).await {
         Ok(attested) => attested,
         Err(error) => {
             condemn(&shared, &error);
@@ -275,7 +275,10 @@ impl proto::peers_server::Peers for Service {
         request: Request<proto::EntriesRequest>,
     ) -> Result<Response<proto::EntriesReply>, Status> {
         self.channel(&request)?;
-        let envelopes = self.shared.chain.entries(request.into_inner().from);
+        let (chain, from) = (Arc::clone(&self.shared.chain), request.into_inner().from);
+        // Off the event loop: they are on the disk.
+        let envelopes = spawn_blocking(move || chain.entries(from)).await;
+        let envelopes = envelopes.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(proto::EntriesReply { envelopes, pending: Vec::new() }))
     }
 }
