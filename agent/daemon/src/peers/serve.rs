@@ -182,7 +182,7 @@ async fn connection(
     throttle: Arc<Mutex<Throttle>>,
 ) {
     tuned(&tcp);
-    let attested = match endpoint.accept(tcp).await {
+    let attested = match endpoint.accept(tcp, from.ip()).await {
         Ok(attested) => attested,
         Err(error) => {
             condemn(&shared, &error);
