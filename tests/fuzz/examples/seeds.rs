@@ -61,6 +61,7 @@ fn main() {
     documents();
     decisions();
     evidence();
+    time();
 }
 
 fn event_logs() {
@@ -497,6 +498,34 @@ fn superblocks() {
     erofs[..4].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
     (erofs[12], erofs[36]) = (12, 10);
     keep("superblock", "erofs", &erofs);
+}
+
+fn time() {
+    let record = |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &sized(body)].concat();
+    let (protocol, algorithm) = (record(0x8001, &[0, 0]), record(0x8004, &[0, 15]));
+    let (cookie, end) = (record(5, &[1; 100]), record(0x8000, &[]));
+    let exchange = [&[0][..], &protocol, &algorithm, &cookie, &cookie, &end].concat();
+    keep("time", "exchange", &exchange);
+    let elsewhere = [record(0x8006, b"time.example."), record(7, &[1, 0]), record(99, b"?")].concat();
+    keep("time", "exchange-elsewhere", &[&[0][..], &elsewhere, &exchange[1..]].concat());
+    keep("time", "exchange-error", &[&[0][..], &record(0x8002, &[0, 1]), &end].concat());
+    // Stratum 2; the nonce of the question; received and sent ten milliseconds after it was asked.
+    let mut packet = vec![0x24, 2];
+    packet.resize(24, 0);
+    packet.extend([7; 8]);
+    let asked = (1_780_272_000 + 2_208_988_800_u64) & 0xffff_ffff;
+    let at = (asked << 32 | 43_000_000).to_be_bytes();
+    packet.extend([at, at].concat());
+    keep("time", "ntp", &[&[1][..], &packet].concat());
+    let field = |kind: u16, value: &[u8]| {
+        [&kind.to_be_bytes()[..], &u16::try_from(value.len() + 4).unwrap().to_be_bytes(), value].concat()
+    };
+    let ours = [packet, field(0x0104, &[7; 32])].concat();
+    keep("time", "kiss", &[&[2][..], &ours].concat());
+    let proof = [&[0, 16, 0, 16][..], &[5; 32]].concat();
+    keep("time", "forged", &[&[2][..], &ours, &field(0x0404, &proof)].concat());
+    keep("time", "cookies", &[&[3][..], &field(0x0204, &[1; 100]), &field(0x0204, &[2; 100])].concat());
+    keep("time", "no-cookies", &[3]);
 }
 
 fn documents() {

@@ -17,6 +17,7 @@ mod input;
 mod log;
 pub mod mutate;
 mod quorum;
+mod time;
 mod tpm;
 mod wire;
 
@@ -82,6 +83,7 @@ pub const TARGETS: &[Target] = &[
     ),
     target("entries", "chains of entries that operators signed, whatever is in them", quorum::entries),
     target("boot", "boot entries' names and kernel command lines", document::boot),
+    target("time", "time servers: key exchange for NTS, packets of NTP and their fields", time::time),
 ];
 
 /// The target of that name.

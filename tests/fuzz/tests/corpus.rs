@@ -118,4 +118,6 @@ short_runs! {
     hostile_entries = "entries";
     // attack: P10
     hostile_boot_entries = "boot";
+    // attack: P10 P18
+    hostile_time_servers = "time";
 }
