@@ -27,6 +27,8 @@ Examples:
   pillar found p1 p2 p3 p4 --cluster lab           make a cluster of machines that run
   pillar enroll p5                     propose a new machine to the cluster
   pillar admit p5 --key operator-2.key the next operator looks at it and signs
+  pillar constitution show             who decides, and what is demanded of each machine
+  pillar constitution propose --days 400           the same for another 400 days
   pillar logs p1 -n 20 -f              the last 20 records, then all that follow
   pillar state status p1               is its state volume open, and who can recover it
   pillar attest --addr 192.0.2.7:7443 --ek-ca roots.pem --pins p7.json
@@ -90,7 +92,7 @@ pub enum Action {
     ///
     /// Draws a fresh nonce, has the pillar's TPM quote its PCRs over it and over this very connection, replays both event
     /// logs, and compares with the release. Firmware PCRs and the attestation key are learnt at the first success and
-    /// pinned; a later difference is refused.
+    /// pinned; a later difference is refused. Of a member of a cluster, what its constitution demands is demanded as well.
     Attest {
         #[command(flatten)]
         target: Target,
@@ -140,8 +142,8 @@ pub enum Action {
     },
     /// Save what a pillar is judged by, for `verify` on another machine
     ///
-    /// For a member of a cluster: the releases, TPM roots and row that its operators signed, from the chain of entries, which
-    /// is checked here. For another pillar: the release, the roots and the pins that `attest` uses here.
+    /// For a member of a cluster: the releases, TPM roots, demands and row that its operators signed, from the chain of
+    /// entries, which is checked here. For another pillar: the release, the roots and the pins that `attest` uses here.
     Policy {
         #[command(flatten)]
         target: Target,
@@ -288,7 +290,8 @@ mod tests {
             "pillar constitution show -o json",
             "pillar constitution propose next.json",
             "pillar constitution propose --deny-tpm-firmware IFX:4.0.0.0-4.33.0.0 id:00001014:1.2.3.4 --days 400",
-            "pillar constitution sign --key operator-2.key",
+            "pillar constitution sign --key operator-2.key -o json",
+            "pillar enroll p5 -o json",
             "pillar logs -n 5 -f",
             "pillar reboot p1 --power-off",
             "pillar state status p1 -o json",

@@ -3,7 +3,7 @@
 use crate::chain;
 use crate::cli::{ConstitutionAction, Form, Output, Propose};
 use crate::clock;
-use crate::enroll::decide;
+use crate::enroll::{Decision, decide};
 use crate::failure::{Failure, Kind, Outcome, Said};
 use crate::file;
 use crate::foresight::foresee;
@@ -28,7 +28,7 @@ pub async fn run(action: ConstitutionAction) -> Outcome<Said> {
             show(&chain.cluster, form).map(Said::from)
         }
         ConstitutionAction::Propose(args) => propose(&args).await,
-        ConstitutionAction::Sign { via, signing, caller, yes, even_all } => {
+        ConstitutionAction::Sign { via, signing, caller, yes, even_all, form } => {
             let (mut witness, chain) = chain::open(&via, &caller).await?;
             clock::check(&witness.place.name, witness.view.clock_offset_s)?;
             let proposal =
@@ -45,8 +45,9 @@ pub async fn run(action: ConstitutionAction) -> Outcome<Said> {
                 let changes = words::details(&proposal.entry.action, Some(chain.cluster.constitution()));
                 confirm(&(changes + &foreseen))?;
             }
-            let said = decide(&mut witness, &chain, proposal, &caller, Some(&signing), None).await?;
-            Ok(with_foreseen(foreseen, said))
+            let signing = Some(&signing);
+            let decision = Decision { proposal, signing, machine: None, foreseen, form };
+            decide(&mut witness, &chain, &caller, decision).await
         }
     }
 }
@@ -58,12 +59,9 @@ async fn propose(args: &Propose) -> Outcome<Said> {
     let next = changed(document, chain.cluster.constitution(), args);
     let proposal = chain.propose(Action::Amend(Box::new(next.clone())))?;
     let foreseen = foresee(&mut witness, &chain, &next, &args.caller, args.even_all).await?;
-    let said = decide(&mut witness, &chain, proposal, &args.caller, Some(&args.signing), None).await?;
-    Ok(with_foreseen(foreseen, said))
-}
-
-fn with_foreseen(foreseen: String, said: Said) -> Said {
-    Said { text: said.text + &foreseen, ..said }
+    let signing = Some(&args.signing);
+    let decision = Decision { proposal, signing, machine: None, foreseen, form: args.form };
+    decide(&mut witness, &chain, &args.caller, decision).await
 }
 
 /// The document that was given, or the present one with the next number; with the changes that the options name.

@@ -17,6 +17,7 @@ use crate::target::{Place, check_addr};
 use crate::view::{self, Witness};
 use crate::words;
 use pillar_model::{Action, Member, PillarId};
+use pillar_quorum::Count;
 use serde_json::json;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -39,10 +40,8 @@ pub async fn enroll(args: &Enroll, replace: bool) -> Outcome<Said> {
     let replaces = match chain.cluster.member(&name) {
         Some(present) if same_machine(present, &member).is_ok() && !replace => {
             chain::hand_over(&mut machine, &chain.envelopes).await?;
-            return Ok(format!(
-                "{name} is a member already, and this is its TPM, firmware and state volume\n"
-            )
-            .into());
+            let words = format!("{name} is a member already, and this is its TPM, firmware and state volume");
+            return Ok(no_news(args.form, &name, &words));
         }
         Some(present) if !replace => {
             let what = same_machine(present, &member).err().unwrap_or_default();
@@ -60,9 +59,14 @@ pub async fn enroll(args: &Enroll, replace: bool) -> Outcome<Said> {
         }
         None => None,
     };
-    let proposal = proposed(&chain, member, replaces)?;
-    let signing = (!args.no_sign).then_some(&args.signing);
-    decide(&mut witness, &chain, proposal, &args.caller, signing, Some(&mut machine)).await
+    let decision = Decision {
+        proposal: proposed(&chain, member, replaces)?,
+        signing: (!args.no_sign).then_some(&args.signing),
+        machine: Some(&mut machine),
+        foreseen: String::new(),
+        form: args.form,
+    };
+    decide(&mut witness, &chain, &args.caller, decision).await
 }
 
 /// The proposal that waits already, when it says the same; else a new one.
@@ -110,7 +114,14 @@ pub async fn admit(args: &Admit) -> Outcome<Said> {
         })?;
         Some(machine)
     };
-    decide(&mut witness, &chain, proposal, &args.caller, Some(&args.signing), machine.as_mut()).await
+    let decision = Decision {
+        proposal,
+        signing: Some(&args.signing),
+        machine: machine.as_mut(),
+        foreseen: String::new(),
+        form: args.form,
+    };
+    decide(&mut witness, &chain, &args.caller, decision).await
 }
 
 /// Nothing waits for that name: it may be a member already, and only lack the chain.
@@ -121,11 +132,12 @@ async fn nothing_proposed(name: &PillarId, chain: &Chain, args: &Admit) -> Outco
             .hint(format!("`pillar enroll {name}` does, `pillar pending` shows what waits")));
     }
     let Ok(place) = Place::named(&args.name, &args.caller.run) else {
-        return Ok(format!("{name} is a member already\n").into());
+        return Ok(no_news(args.form, name, &format!("{name} is a member already")));
     };
     let mut machine = Witness::at(place, &args.caller).await?;
     chain::hand_over(&mut machine, &chain.envelopes).await?;
-    Ok(format!("{name} is a member already, and has the cluster's entries\n").into())
+    let words = format!("{name} is a member already, and has the cluster's entries");
+    Ok(no_news(args.form, name, &words))
 }
 
 /// Proposes that a member leaves, or signs such a proposal.
@@ -154,7 +166,14 @@ pub async fn revoke(args: &Revoke) -> Outcome<Said> {
                 .hint(format!("`pillar revoke {name} --reason WORDS` proposes it")));
         }
     };
-    decide(&mut witness, &chain, proposal, &args.caller, Some(&args.signing), None).await
+    let decision = Decision {
+        proposal,
+        signing: Some(&args.signing),
+        machine: None,
+        foreseen: String::new(),
+        form: args.form,
+    };
+    decide(&mut witness, &chain, &args.caller, decision).await
 }
 
 /// A machine that has just proved that it runs what the cluster runs, with a TPM of a maker that it trusts.
@@ -208,18 +227,28 @@ fn same_machine(a: &Member, b: &Member) -> Result<(), String> {
     Ok(())
 }
 
+/// What is to be done with a proposal, and what is said about it.
+pub struct Decision<'a> {
+    /// The proposal.
+    pub proposal: Proposal,
+    /// What signs it; none hands it in as it is.
+    pub signing: Option<&'a Signing>,
+    /// The machine that it is about, to be given the chain when it is in force.
+    pub machine: Option<&'a mut Witness>,
+    /// What it will cost, in lines.
+    pub foreseen: String,
+    /// How to print.
+    pub form: Form,
+}
+
 /// Shows a proposal, signs it, hands it in, and says what is missing.
 pub async fn decide(
     witness: &mut Witness,
     chain: &Chain,
-    mut proposal: Proposal,
     caller: &Caller,
-    signing: Option<&Signing>,
-    machine: Option<&mut Witness>,
+    decision: Decision<'_>,
 ) -> Outcome<Said> {
-    let constitution = chain.cluster.constitution();
-    let mut out = format!("entry {} of {}:\n", proposal.entry.serial, harmless(&constitution.cluster));
-    out.push_str(&words::details(&proposal.entry.action, Some(constitution)));
+    let Decision { mut proposal, signing, machine, foreseen, form } = decision;
     if let Some(signing) = signing {
         let signer = Signer::of(caller, signing)?;
         entitled(&signer, &proposal, chain)?;
@@ -228,25 +257,67 @@ pub async fn decide(
         proposal = chain.count(proposal.envelope)?;
     }
     let reply = chain::submit(&mut witness.connected, &proposal.envelope).await?;
-    if !reply.applied {
-        out.push_str(&words::signatures(&proposal));
-        let _ = writeln!(out, "next: {}", next_command(&proposal.entry.action, &witness.place.name));
-        return Ok(Said { text: out, kind: Some(Kind::Unsigned) });
-    }
-    out.push_str(&words::signatures(&proposal));
-    let _ = writeln!(out, "in force as entry {}", reply.serial);
-    if let Some(machine) = machine {
-        let mut envelopes = chain.envelopes.clone();
-        envelopes.push(proposal.envelope);
+    let next = (!reply.applied).then(|| next_command(&proposal.entry.action, &witness.place.name));
+    let mut given_to = None;
+    if let Some(machine) = machine.filter(|_| reply.applied) {
+        let envelopes = [chain.envelopes.as_slice(), &[proposal.envelope.clone()]].concat();
         chain::hand_over(machine, &envelopes).await?;
         chain::wait_for(machine, reply.serial, CATCH_UP).await?;
-        let _ = writeln!(
-            out,
-            "{} has the cluster's entries; `pillar status` shows who vouches for it",
-            machine.place.name
-        );
+        given_to = Some(machine.place.name.as_str());
     }
-    Ok(out.into())
+    let constitution = chain.cluster.constitution();
+    let text = match form.output {
+        Output::Json => {
+            let counts = |count: &Count| {
+                json!({
+                    "constitution": count.constitution, "signed_by": count.signed_by,
+                    "missing": count.missing, "needed": count.needed, "enough": count.enough(),
+                })
+            };
+            let value = json!({
+                "cluster": constitution.cluster,
+                "entry": proposal.entry.serial,
+                "decision": words::title(&proposal.entry.action),
+                "in_force": reply.applied,
+                "signatures": proposal.tally.counts().map(counts).collect::<Vec<_>>(),
+                "foreseen": foreseen.lines().map(str::trim).collect::<Vec<_>>(),
+                "next": next,
+                "given_to": given_to,
+            });
+            format!("{value:#}\n")
+        }
+        Output::Text => {
+            let mut out =
+                format!("entry {} of {}:\n", proposal.entry.serial, harmless(&constitution.cluster));
+            out.push_str(&words::details(&proposal.entry.action, Some(constitution)));
+            out.push_str(&foreseen);
+            out.push_str(&words::signatures(&proposal));
+            // Writing to a String cannot fail.
+            let _ = match &next {
+                Some(next) => writeln!(out, "next: {next}"),
+                None => writeln!(out, "in force as entry {}", reply.serial),
+            };
+            if let Some(name) = given_to {
+                let _ = writeln!(
+                    out,
+                    "{name} has the cluster's entries; `pillar status` shows who vouches for it"
+                );
+            }
+            out
+        }
+    };
+    Ok(Said { text, kind: next.map(|_| Kind::Unsigned) })
+}
+
+/// Nothing had to be decided.
+fn no_news(form: Form, name: &PillarId, words: &str) -> Said {
+    let text = match form.output {
+        Output::Text => format!("{words}\n"),
+        Output::Json => {
+            format!("{:#}\n", json!({ "member": name, "in_force": true, "words": words }))
+        }
+    };
+    text.into()
 }
 
 /// A signature that does not count is not worth a round.

@@ -178,6 +178,13 @@ fn a_member_leaves_when_two_operators_say_so() {
         &["2 of 2 signatures (operator-1, operator-2): enough", "in force as entry 5"],
     );
     assert_eq!(mind.lock().expect("whole").envelopes.len(), 6);
+    // For programs.
+    let said = desk.run(&format!("revoke p2 --reason lost {via} -o json"));
+    let value: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert_eq!(said.status.code(), Some(8));
+    assert_eq!((&value["decision"], &value["in_force"]), (&json!("revoke p2: lost"), &json!(false)));
+    assert_eq!(value["signatures"][0]["missing"], json!(["operator-2", "operator-3"]));
+    assert!(value["next"].as_str().is_some_and(|next| next.starts_with("pillar revoke p2 --via p1")));
     desk.says(&format!("revoke p3 {via}"), 5, &["p3 is not a member"]);
 }
 

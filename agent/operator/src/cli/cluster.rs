@@ -70,6 +70,8 @@ pub struct Enroll {
     pub judge: Judge,
     #[command(flatten)]
     pub caller: Caller,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// See [`super::Action::Admit`].
@@ -89,6 +91,8 @@ pub struct Admit {
     pub judge: Judge,
     #[command(flatten)]
     pub caller: Caller,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// See [`super::Action::Revoke`].
@@ -106,6 +110,8 @@ pub struct Revoke {
     pub signing: Signing,
     #[command(flatten)]
     pub caller: Caller,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// What to do about the constitution.
@@ -131,6 +137,9 @@ pub enum ConstitutionAction {
     /// signed, it is said which members would not be trusted any more.
     Propose(Box<Propose>),
     /// Sign the version that was proposed, after a look at what changes
+    ///
+    /// Shows what is added, what is taken away and which members it would cost, then asks. With enough signatures it is in
+    /// force at once; with fewer, more operators must sign (exit code 8).
     Sign {
         #[command(flatten)]
         via: Via,
@@ -144,6 +153,8 @@ pub enum ConstitutionAction {
         /// Sign although no member would be trusted any more
         #[arg(long)]
         even_all: bool,
+        #[command(flatten)]
+        form: Form,
     },
 }
 
@@ -173,6 +184,8 @@ pub struct Propose {
     pub signing: Signing,
     #[command(flatten)]
     pub caller: Caller,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// A SHA-256 as people type it.

@@ -9,6 +9,12 @@ use std::path::{Path, PathBuf};
 /// The key that `./just keys` makes first.
 pub const DEFAULT_KEY: &str = "keys/dev/operator-1.key";
 
+/// Options of one kind stand together, behind those of the command itself.
+const WHO_ASKS: &str = "Who asks, and where the machines are";
+const COMPARED: &str = "What evidence is compared with";
+const CLUSTER: &str = "Which cluster";
+const SIGNATURE: &str = "Signature";
+
 /// Which pillar, and who asks.
 #[derive(Debug, Args)]
 pub struct Target {
@@ -26,13 +32,13 @@ pub struct Target {
 #[derive(Debug, Clone, Args)]
 pub struct Caller {
     /// Operator's private key (PKCS#8, PEM; perhaps encrypted)
-    #[arg(long, value_name = "FILE", env = "PILLAR_KEY", default_value = DEFAULT_KEY)]
+    #[arg(help_heading = WHO_ASKS, long, value_name = "FILE", env = "PILLAR_KEY", default_value = DEFAULT_KEY)]
     pub key: PathBuf,
     /// Operator's certificate (PEM) [default: the file beside the key whose name ends in .crt]
-    #[arg(long, value_name = "FILE", env = "PILLAR_CERT")]
+    #[arg(help_heading = WHO_ASKS, long, value_name = "FILE", env = "PILLAR_CERT")]
     pub cert: Option<PathBuf>,
     /// Where the passphrase of an encrypted key comes from: the first line of a file, or fd:N [default: the terminal]
-    #[arg(long, value_name = "FILE|fd:N")]
+    #[arg(help_heading = WHO_ASKS, long, value_name = "FILE|fd:N")]
     pub passphrase_from: Option<PassphraseFrom>,
     /// Keys that were opened already.
     #[arg(skip)]
@@ -58,7 +64,7 @@ fn beside(key: &Path) -> PathBuf {
 #[derive(Debug, Clone, Args)]
 pub struct Run {
     /// Folder with one folder per machine
-    #[arg(long = "run-dir", value_name = "DIR", env = "PILLAR_RUN_DIR", default_value = "out/run")]
+    #[arg(help_heading = WHO_ASKS, long = "run-dir", value_name = "DIR", env = "PILLAR_RUN_DIR", default_value = "out/run")]
     pub dir: PathBuf,
 }
 
@@ -66,13 +72,13 @@ pub struct Run {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Judge {
     /// The release that must run [default: the machine's own record, else out/release.json]
-    #[arg(long, value_name = "FILE", env = "PILLAR_RELEASE")]
+    #[arg(help_heading = COMPARED, long, value_name = "FILE", env = "PILLAR_RELEASE")]
     pub release: Option<PathBuf>,
     /// PEM certificates of the authorities that may have certified the TPM [default: the machine's own record]
-    #[arg(long, value_name = "FILE", env = "PILLAR_EK_CA")]
+    #[arg(help_heading = COMPARED, long, value_name = "FILE", env = "PILLAR_EK_CA")]
     pub ek_ca: Option<PathBuf>,
     /// What was learnt about this machine [default: pins.json in its run folder]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = COMPARED, long, value_name = "FILE")]
     pub pins: Option<PathBuf>,
 }
 
@@ -88,10 +94,10 @@ pub struct Viewer {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Via {
     /// The member that is asked and told [default: the first machine that answers and belongs to a cluster]
-    #[arg(long, value_name = "NAME|HOST:PORT")]
+    #[arg(help_heading = CLUSTER, long, value_name = "NAME|HOST:PORT")]
     pub via: Option<String>,
     /// PEM certificates of the operators who may found a cluster [default: operator-*.crt beside the certificate]
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", num_args = 1..)]
     pub operators: Vec<PathBuf>,
 }
 
@@ -99,10 +105,10 @@ pub struct Via {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Signing {
     /// Sign with an Ed25519 key of the ssh-agent instead of the key file: by comment, fingerprint or public key
-    #[arg(long, value_name = "WHICH")]
+    #[arg(help_heading = SIGNATURE, long, value_name = "WHICH")]
     pub ssh_agent: Option<Which>,
     /// Sign although this key signed another decision for the same place in the chain, which was given up
-    #[arg(long)]
+    #[arg(help_heading = SIGNATURE, long)]
     pub instead: bool,
 }
 
