@@ -1,13 +1,14 @@
 //! NTS against chrony, and against a server of ours that misbehaves in every way but one at a time.
 //!
-//! The chrony that is tested is the host's (`chronyd`), as an ordinary process on loopback, with its own configuration and
-//! without touching the clock.
+//! chrony is that of the tools tree, or the host's when the tree has none: an ordinary process on loopback, with a
+//! configuration of its own, which does not touch the clock.
 
 use aes_siv::KeyInit as _;
 use aes_siv::siv::Aes128Siv;
 use pillar_model::{KeyPin, TimeServer};
 use pillar_network::nts::Client;
 use pillar_network::nts::trust::Clock;
+use pillar_tools::Tools;
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _, date_time_ymd};
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::PrivateKeyDer;
@@ -16,7 +17,7 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,10 +75,16 @@ impl Drop for Killed {
     }
 }
 
-fn chronyd() -> Option<PathBuf> {
+/// Ready for arguments; None where there is no chrony.
+fn chronyd() -> Option<Command> {
+    if let Ok(tools) = Tools::open()
+        && tools.path("usr/sbin/chronyd").is_file()
+    {
+        return Some(tools.command("chronyd"));
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    folders.map(|folder| folder.join("chronyd")).find(|program| program.is_file())
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    folders.map(|folder| folder.join("chronyd")).find(|program| program.is_file()).map(Command::new)
 }
 
 /// Ports that nobody uses: one for key exchange, one for NTP.
@@ -96,8 +103,7 @@ fn configuration(folder: &Path, exchange_port: u16, port: u16) -> String {
     )
 }
 
-fn start(program: &Path, folder: &Path, exchange_port: u16) -> Killed {
-    let mut command = Command::new(program);
+fn start(mut command: Command, folder: &Path, exchange_port: u16) -> Killed {
     command.args(["-x", "-d", "-U"]).arg("-f").arg(folder.join("chrony.conf"));
     if rustix::process::geteuid().is_root() {
         command.args(["-u", "root"]);
@@ -116,8 +122,8 @@ fn start(program: &Path, folder: &Path, exchange_port: u16) -> Killed {
 
 #[test]
 fn chrony_proves_the_time() {
-    let Some(program) = chronyd() else {
-        return eprintln!("skipped: needs `chronyd` (package chrony)");
+    let (Some(first), Some(second)) = (chronyd(), chronyd()) else {
+        return eprintln!("skipped: needs `chronyd` (package chrony), in the tools tree or on the host");
     };
     let folder = tempfile::tempdir().expect("a folder");
     let own = identity();
@@ -126,7 +132,7 @@ fn chrony_proves_the_time() {
     fs::write(folder.path().join("certificate.pem"), own.certificate.pem()).expect("written");
     let text = configuration(folder.path(), exchange_port, port);
     fs::write(folder.path().join("chrony.conf"), text).expect("written");
-    let first = start(&program, folder.path(), exchange_port);
+    let first = start(first, folder.path(), exchange_port);
 
     let mut asking = client(exchange_port, own.pin);
     // More often than there were cookies in the beginning: each answer brings a new one.
@@ -140,7 +146,7 @@ fn chrony_proves_the_time() {
     assert!(said.contains("name none of its keys") && said.contains(&own.pin.to_string()), "{said}");
     // A chrony that starts again does not know its cookies any more, and says so; then new ones are fetched.
     drop(first);
-    let _second = start(&program, folder.path(), exchange_port);
+    let _second = start(second, folder.path(), exchange_port);
     let sample = asking.ask(clock()).unwrap_or_else(|error| panic!("after NTSN: {}", words(&error)));
     assert!(sample.offset.abs() < 100_000_000, "{sample:?}");
 }
