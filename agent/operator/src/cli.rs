@@ -289,6 +289,7 @@ mod tests {
             "pillar pending --via p1 -o json",
             "pillar constitution show -o json",
             "pillar constitution propose next.json",
+            "pillar constitution propose --remove-operator operator-3 --add-operator dora.crt --threshold 2",
             "pillar constitution propose --deny-tpm-firmware IFX:4.0.0.0-4.33.0.0 id:00001014:1.2.3.4 --days 400",
             "pillar constitution sign --key operator-2.key -o json",
             "pillar enroll p5 -o json",

@@ -7,6 +7,7 @@ use crate::enroll::{Decision, decide};
 use crate::failure::{Failure, Kind, Outcome, Said};
 use crate::file;
 use crate::foresight::foresee;
+use crate::operators;
 use crate::paint::harmless;
 use crate::reference::now_unix_s;
 use crate::words;
@@ -56,7 +57,7 @@ async fn propose(args: &Propose) -> Outcome<Said> {
     let document = args.file.as_deref().map(read).transpose()?;
     let (mut witness, chain) = chain::open(&args.via, &args.caller).await?;
     clock::check(&witness.place.name, witness.view.clock_offset_s)?;
-    let next = changed(document, chain.cluster.constitution(), args);
+    let next = changed(document, chain.cluster.constitution(), args)?;
     let proposal = chain.propose(Action::Amend(Box::new(next.clone())))?;
     let foreseen = foresee(&mut witness, &chain, &next, &args.caller, args.even_all).await?;
     let signing = Some(&args.signing);
@@ -65,7 +66,7 @@ async fn propose(args: &Propose) -> Outcome<Said> {
 }
 
 /// The document that was given, or the present one with the next number; with the changes that the options name.
-fn changed(document: Option<Constitution>, present: &Constitution, args: &Propose) -> Constitution {
+fn changed(document: Option<Constitution>, present: &Constitution, args: &Propose) -> Outcome<Constitution> {
     let mut next = document
         .unwrap_or_else(|| Constitution { version: present.version.saturating_add(1), ..present.clone() });
     // In the order in which documents have them. What overlaps is refused there, with words.
@@ -78,7 +79,20 @@ fn changed(document: Option<Constitution>, present: &Constitution, args: &Propos
     if let Some(days) = args.days {
         next.expires_unix_s = now_unix_s().saturating_add(u64::from(days) * 86_400);
     }
-    next
+    for name in &args.remove_operator {
+        let at = next.operators.iter().position(|operator| operator.name == *name).ok_or_else(|| {
+            let known: Vec<&str> = next.operators.iter().map(|operator| operator.name.as_str()).collect();
+            Failure::new(format!("no operator is called {}", harmless(name)))
+                .kind(Kind::Unknown)
+                .hint(format!("operators are {}", harmless(&known.join(", "))))
+        })?;
+        next.operators.remove(at);
+    }
+    if !args.add_operator.is_empty() {
+        next.operators.extend(operators::load(&args.add_operator, Path::new(""))?);
+    }
+    next.threshold = args.threshold.unwrap_or(next.threshold);
+    Ok(next)
 }
 
 fn read(path: &Path) -> Outcome<Constitution> {

@@ -287,6 +287,37 @@ fn after_an_expired_constitution_only_its_amendment_is_taken() {
     desk.says(&format!("constitution show {via}"), 0, &["lab: constitution 2, expires in 399 d"]);
 }
 
+// attack: P23
+#[test]
+fn operators_come_and_go_by_an_amendment() {
+    let desk = Desk::new();
+    let _dora = Operators::write(&desk.dir.path().join("keys/new"), &["dora"]);
+    let (at, _) = start(desk.member(), Serves::Everybody);
+    let propose = format!("constitution propose --via p1={at}");
+    desk.says(
+        &format!("{propose} --remove-operator bob"),
+        5,
+        &["no operator is called bob", "hint: operators are operator-1, operator-2, operator-3"],
+    );
+    desk.says(
+        &format!("{propose} --remove-operator operator-2 operator-3"),
+        1,
+        &["threshold 2 of 1 operators", "hint: of 3 operators choose 2 or 3"],
+    );
+    desk.says(
+        &format!("{propose} --remove-operator operator-3 --add-operator keys/new/dora.crt"),
+        8,
+        &["+ operator   dora ", "- operator   operator-3 ", "1 more of operator-2, dora by constitution 2"],
+    );
+    let sign = format!("constitution sign --yes --via p1={at}");
+    let dora = "--key keys/new/dora.key --operators keys/dev/operator-1.crt keys/dev/operator-2.crt keys/dev/operator-3.crt";
+    desk.says(&format!("{sign} {dora}"), 8, &["1 more of operator-2, operator-3 by constitution 1"]);
+    desk.says(&format!("{sign} --key keys/dev/operator-2.key"), 0, &["in force as entry 5"]);
+    let shown =
+        desk.says(&format!("constitution show --via p1={at}"), 0, &["any 2 of 3 operators decide", "dora "]);
+    assert!(!shown.contains("operator-3"), "{shown}");
+}
+
 // attack: P14
 #[test]
 fn with_a_clock_far_off_nothing_is_signed() {
@@ -448,6 +479,11 @@ fn whom_an_amendment_costs_is_said_before_it_is_signed() {
             "last decision: entry 5, made",
         ],
     );
+    // Whoever judges by the chain (enroll, admit, readmit, attest, verify) has it from there.
+    desk.says(&format!("policy p2={at} -o p2.json"), 0, &["from entry 5 of lab"]);
+    let policy = std::fs::read(desk.dir.path().join("p2.json")).expect("read");
+    let policy: Value = serde_json::from_slice(&policy).expect("JSON");
+    assert_eq!(policy["denied_tpm_firmware"][0]["last"], "7.62.65535.65535");
     // It is read back as it is printed; what is taken away again costs nobody anything.
     let shown = desk.run(&format!("constitution show {via} -o json"));
     let mut next: Value = serde_json::from_slice(&shown.stdout).expect("JSON");

@@ -165,6 +165,15 @@ pub struct Propose {
     /// The whole new document, JSON [default: the present one, with its version raised by one]
     #[arg(group = "change")]
     pub file: Option<PathBuf>,
+    /// Take in the operators whose certificates are in this file (PEM, Ed25519)
+    #[arg(long, value_name = "FILE", num_args = 1.., group = "change")]
+    pub add_operator: Vec<PathBuf>,
+    /// Take out the operator of this name: pillars stop to serve the key when it is in force
+    #[arg(long, value_name = "NAME", num_args = 1.., group = "change")]
+    pub remove_operator: Vec<String>,
+    /// Let so many operators decide: more than half of them
+    #[arg(long, value_name = "K", group = "change")]
+    pub threshold: Option<u32>,
     /// Believe no TPM with this firmware: its maker and a version, or the first and the last one, such as
     /// IFX:4.0.0.0-4.33.65535.65535. `pillar attest` prints both of a machine
     #[arg(long, value_name = "MAKER:VERSION[-VERSION]", num_args = 1.., group = "change")]
