@@ -177,7 +177,7 @@ fn times_that_cannot_be_are_refused() {
 
 // attack: P18
 #[test]
-fn what_nobody_proved_moves_no_clock_that_was_proven() {
+fn what_nobody_proved_makes_no_proven_clock_jump() {
     let ms = 1_000_000;
     let mut discipline = Discipline::default();
     assert_eq!(discipline.decide(3_600_000 * ms, false), Action::Step);
