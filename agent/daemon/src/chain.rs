@@ -252,7 +252,7 @@ impl Chain {
                 Some(cluster) => cluster.apply(&envelope, now_unix_s)?,
             };
             let serial = next.serial();
-            self.keep(place, next, envelope)?;
+            self.keep(place, next, &envelope)?;
             return Ok(Submitted { serial, have, needed, applied: true });
         }
         let serial = cluster.map_or(0, |cluster| cluster.serial() + 1);
@@ -274,7 +274,7 @@ impl Chain {
                 continue;
             }
             let next = cluster.extend(std::slice::from_ref(&envelope)).map_err(|(_, refusal)| refusal)?;
-            self.keep(place, next, cluster.only_counting(&envelope))?;
+            self.keep(place, next, &cluster.only_counting(&envelope))?;
             new += 1;
         }
         Ok(new)
@@ -293,10 +293,10 @@ impl Chain {
     }
 
     /// To the disk, then into memory.
-    fn keep(&self, place: &Dir, cluster: Cluster, envelope: Envelope) -> Result<(), Error> {
+    fn keep(&self, place: &Dir, cluster: Cluster, envelope: &Envelope) -> Result<(), Error> {
         let serial = cluster.serial();
         let room = self.kept().room();
-        let known = store(place, &file_name(serial), serial, &envelope, room)?;
+        let known = store(place, &file_name(serial), serial, envelope, room)?;
         let mut kept = self.kept();
         kept.cluster = Some(Arc::new(cluster));
         kept.entries.push(known);

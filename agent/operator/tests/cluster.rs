@@ -31,6 +31,20 @@ impl Desk {
         mind
     }
 
+    /// A record of a machine that runs: this test's own process.
+    fn record(&self, name: &str, agent: SocketAddr) {
+        let stat = std::fs::read_to_string("/proc/self/stat").expect("proc");
+        let ticks =
+            stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).expect("field 22");
+        let pid = std::process::id();
+        let record = format!(
+            r#"{{"agent":"{agent}","processes":{{"qemu":{{"pid":{pid},"started_ticks":{ticks}}}}}}}"#
+        );
+        let folder = self.dir.path().join("out/run").join(name);
+        std::fs::create_dir_all(&folder).expect("created");
+        std::fs::write(folder.join("machine.json"), record).expect("written");
+    }
+
     fn run(&self, line: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillar"));
         for variable in ["PILLAR_KEY", "PILLAR_CERT", "PILLAR_RUN_DIR", "PILLAR_RELEASE", "PILLAR_EK_CA"] {
@@ -526,4 +540,16 @@ fn who_signed_two_decisions_for_one_place_is_named() {
             "hint: `pillar state erase`",
         ],
     );
+    // The same is found by whoever asks why the two do not agree.
+    desk.record("p2", p2);
+    let explained = desk.says(
+        &format!("explain p2 --from p1={p1}"),
+        0,
+        &["two chains entry 5 is \"revoke p3: stolen\" here", "signed both: operator-1, operator-2"],
+    );
+    assert!(explained.starts_with("p2 is up"), "{explained}");
+    // One that lacks an entry has no other chain, and one that is not signed accuses nobody.
+    desk.record("p2", serve(Mind::of(&desk.operators, common.clone())));
+    let explained = desk.says(&format!("explain p2 --from p1={p1} -o json"), 0, &["\"fork\": null"]);
+    assert!(!explained.contains("signed both"), "{explained}");
 }

@@ -36,10 +36,7 @@ impl Chain {
     ) -> Result<Submitted, Error> {
         let late = std::mem::take(&mut self.kept().late);
         let (late, submitted) = self.held_back(place, late, envelope, now_unix_s, refusal);
-        match &submitted {
-            Ok(Submitted { applied: true, .. }) => late.remove(place),
-            _ => self.kept().late = late,
-        }
+        self.kept().late = late;
         submitted
     }
 
@@ -79,7 +76,9 @@ impl Chain {
             return (late, Ok(submitted));
         }
         let kept = self.keep_all(place, &late);
-        (late, kept.map(|()| Submitted { applied: true, ..submitted }))
+        // What could not be kept is given again, on top of what could.
+        late.remove(place);
+        (Late::default(), kept.map(|()| Submitted { applied: true, ..submitted }))
     }
 
     /// They are in force, one after the other.
@@ -89,7 +88,7 @@ impl Chain {
             let text = text.map_err(|source| Error::File { operation: "read", serial, source })?;
             let envelope = Envelope::parse(&text)?;
             let next = self.after(self.cluster().as_deref(), &envelope)?;
-            self.keep(place, next, envelope)?;
+            self.keep(place, next, &envelope)?;
         }
         Ok(())
     }

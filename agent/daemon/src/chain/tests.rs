@@ -221,6 +221,23 @@ fn a_machine_that_joins_years_later_is_given_the_whole_chain() {
         joins.submit(&json(envelope), now).expect("taken");
     }
     assert_eq!(cluster(&joins), cluster(&chain));
+    // A disk that fails in the middle: what is there stays, the rest is given again.
+    let fourth = Disk::new();
+    let joins = fourth.chain();
+    for envelope in first {
+        joins.submit(&json(envelope), now).expect("taken");
+    }
+    let lost = fourth.entry(3).with_file_name("late-00000003.json");
+    fs::remove_file(&lost).expect("there");
+    fs::create_dir(&lost).expect("in the way");
+    let error = joins.submit(&json(last), now).expect_err("it cannot be read");
+    assert!(matches!(error, Error::File { operation: "read", serial: 3, .. }), "{error}");
+    assert_eq!(cluster(&joins).serial(), 2);
+    fs::remove_dir(&lost).expect("out of the way");
+    for envelope in &entries[3..] {
+        joins.submit(&json(envelope), now).expect("taken");
+    }
+    assert_eq!((cluster(&joins), late_files(&fourth)), (cluster(&chain), 0));
     let one_sided = founding(&[1]);
     assert!(Disk::new().chain().submit(&json(&one_sided), now).is_err(), "late, and not enough signed");
 }

@@ -129,7 +129,7 @@ impl Shared {
             }
             Some(_) => match locked(&self.forks).first() {
                 Some(other) => format!(
-                    "{other} says that it has another chain of entries; if so, operators signed two entries of one number"
+                    "{other} says that it has another chain of entries; if so, operators signed two entries of one number: `pillar explain {other}` names them"
                 ),
                 None => String::new(),
             },

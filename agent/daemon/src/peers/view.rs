@@ -126,3 +126,43 @@ fn other(peer: &Peer, now: Instant) -> proto::Peer {
         .collect();
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::Verdict;
+    use super::*;
+    use pillar_model::RootHash;
+    use pillar_verify::Counters;
+
+    #[test]
+    fn no_verdict_stands_beside_a_peer_that_refuses_this_pillar() {
+        let at = Instant::now();
+        let counters = Counters {
+            clock_ms: 1,
+            reset_count: 1,
+            restart_count: 0,
+            safe: true,
+            firmware_version: 0x0007_003E_0C36_0001,
+        };
+        let verdict = Verdict {
+            at,
+            counters,
+            version: "1".to_owned(),
+            root_hash: RootHash([1; 32]),
+            dbx_required: [0; 32],
+            heartbeat_key: vec![7; 32],
+        };
+        let mut peer = Peer::default();
+        peer.accepted(verdict, None);
+        let now = at + Duration::from_secs(3);
+        let line = other(&peer, now);
+        assert_eq!((line.verified, line.verdict_age_ms, line.state.as_str()), (true, 3000, "up"));
+        assert_eq!(line.tpm_firmware, "7.62.3126.1");
+        peer.refuses_us("firmware: PCR 1".to_owned());
+        let line = other(&peer, now);
+        assert_eq!((line.verified, line.verdict_age_ms, line.state.as_str()), (false, 0, "down"));
+        assert_eq!(line.reason, "it refuses this pillar: firmware: PCR 1");
+        peer.believes_us();
+        assert!(other(&peer, now).verified, "the verdict lived on");
+    }
+}

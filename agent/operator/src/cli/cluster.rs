@@ -150,7 +150,7 @@ pub enum ConstitutionAction {
         /// Do not ask whether the changes are meant
         #[arg(long)]
         yes: bool,
-        /// Sign although no member would be trusted any more
+        /// Sign although no member would be trusted any more; see `propose`
         #[arg(long)]
         even_all: bool,
         #[command(flatten)]
@@ -184,7 +184,8 @@ pub struct Propose {
     /// Let it expire in so many days
     #[arg(long, value_name = "DAYS", group = "change")]
     pub days: Option<u32>,
-    /// Sign although no member would be trusted any more
+    /// Sign although no member would be trusted any more. The pillars then part from each other: to undo it, amend again and
+    /// run `pillar found`, which gives the entries to each machine by itself
     #[arg(long)]
     pub even_all: bool,
     #[command(flatten)]
