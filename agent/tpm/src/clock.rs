@@ -15,8 +15,8 @@ const READ_CLOCK: [u8; 10] = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x81];
 const HEADER_BYTES: usize = 10;
 /// Header and `TPMS_TIME_INFO`: time, clock, resetCount, restartCount, safe.
 const ANSWER_BYTES: usize = HEADER_BYTES + 8 + 8 + 4 + 4 + 1;
-/// `TPM_RC_RETRY`, `TPM_RC_YIELDED`, `TPM_RC_TESTING`.
-const LATER: [u32; 3] = [0x922, 0x908, 0x90a];
+/// `TPM_RC_RETRY`, `TPM_RC_YIELDED`, `TPM_RC_TESTING`, `TPM_RC_NV_RATE`.
+const LATER: [u32; 4] = [0x922, 0x908, 0x90a, 0x920];
 /// `TPM_RC_FAILURE`.
 const FAILURE: u32 = 0x101;
 /// `TPM_RC_INITIALIZE`.

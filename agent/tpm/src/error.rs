@@ -15,6 +15,9 @@ const RESOURCE_MANAGER_LAYER: u32 = 11;
 /// `TSS2_ESYS_RC_RSP_AUTH_FAILED`: the HMAC of an answer is wrong.
 const RSP_AUTH_FAILED: u32 = 0x7001b;
 
+/// The bit of a code that says that it is about a parameter (TPM 2.0 part 2, section 6.6.2).
+const PARAMETER: u32 = 0x40;
+
 /// A failed operation on the TPM.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -311,18 +314,20 @@ pub(crate) fn layer(error: TssError) -> Option<u32> {
     Some(if layer == RESOURCE_MANAGER_LAYER { 0 } else { layer })
 }
 
-/// Answers of `TPM2_ActivateCredential` that are about what the caller sent.
+/// Answers of `TPM2_ActivateCredential` that are about what the caller sent: its parameters, not the keys' handles.
 fn blames_credential(error: TssError) -> bool {
-    matches!(
-        crate::kind(error),
-        Some(
-            Kind::Integrity
-                | Kind::Value
-                | Kind::Size
-                | Kind::Insufficient
-                | Kind::Type
-                | Kind::EccPoint
-                | Kind::Signature
+    let is_about_a_parameter = code(error).is_some_and(|code| code & PARAMETER != 0);
+    is_about_a_parameter
+        && matches!(
+            crate::kind(error),
+            Some(
+                Kind::Integrity
+                    | Kind::Value
+                    | Kind::Size
+                    | Kind::Insufficient
+                    | Kind::Type
+                    | Kind::EccPoint
+                    | Kind::Signature
+            )
         )
-    )
 }

@@ -358,15 +358,7 @@ impl Tpm {
             None => open_context(&self.tcti).map_err(Fault::Named)?,
         };
         let context = self.context.insert(context);
-        let mut wait = FIRST_WAIT;
-        for _ in 1..TRIES {
-            match run(context) {
-                Err(fault) if fault.is_busy() => sleep(wait),
-                other => return other,
-            }
-            wait *= 2;
-        }
-        match run(context) {
+        match patiently(|| run(context)) {
             Err(fault) if fault.is_busy() => Err(Fault::Named(Error::Busy { operation })),
             other => other,
         }
@@ -383,6 +375,28 @@ fn open_context(tcti: &str) -> Result<Context, Error> {
     let fail = |source| Error::Open { tcti: tcti.to_owned(), source };
     let config = TctiNameConf::from_str(tcti).map_err(fail)?;
     Context::new(config).map_err(fail)
+}
+
+/// Runs commands again that the TPM only says "later" to.
+fn patiently<T>(mut run: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    let mut wait = FIRST_WAIT;
+    for _ in 1..TRIES {
+        match run() {
+            Err(fault) if fault.is_busy() => sleep(wait),
+            other => return other,
+        }
+        wait *= 2;
+    }
+    run()
+}
+
+/// Takes a key or a session out of the TPM. A "later" is for this command alone: were all repeated that came before it,
+/// each round would leave one more in the TPM.
+fn flush(context: &mut Context, handle: ObjectHandle) -> Result<(), Fault> {
+    match patiently(|| Ok(context.flush_context(handle)?)) {
+        Err(fault) if fault.is_busy() => Err(Error::Busy { operation: "make room in it" }.into()),
+        other => other,
+    }
 }
 
 /// Loads a saved key for the time of `run`.
@@ -402,7 +416,7 @@ fn with_handle<T>(
     run: impl FnOnce(&mut Context, ObjectHandle) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let result = run(context, handle);
-    let flushed = context.flush_context(handle);
+    let flushed = flush(context, handle);
     let value = result?;
     flushed?;
     Ok(value)

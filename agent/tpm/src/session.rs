@@ -5,6 +5,7 @@
 //! It stays open: a salt costs a private operation of the EK, longer than the quote itself. Its nonces roll with each
 //! command.
 
+use crate::error::Fault;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{KeyHandle, SessionHandle};
@@ -45,6 +46,6 @@ pub(crate) fn hide(context: &mut Context, session: AuthSession, hidden: Hidden) 
 }
 
 /// Closes a session.
-pub(crate) fn close(context: &mut Context, session: AuthSession) -> Result<(), Error> {
-    context.flush_context(SessionHandle::from(session).into())
+pub(crate) fn close(context: &mut Context, session: AuthSession) -> Result<(), Fault> {
+    crate::flush(context, SessionHandle::from(session).into())
 }
