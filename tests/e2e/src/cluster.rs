@@ -1,6 +1,7 @@
 //! Several pillars in one lab network: started together, founded as a cluster, looked at through each one's eyes. All
 //! their logs are in one folder, which a failure names.
 
+use crate::damage::Disk;
 use crate::machine::{BOOT, Bench, SHUTDOWN, enrolled};
 use crate::programs::{program, workspace};
 use anyhow::{Context, Result, bail, ensure};
@@ -70,6 +71,8 @@ pub struct Peer {
     pub state: String,
     /// The check that refused it; empty when none did.
     pub check: String,
+    /// The PCR that the refusal is about.
+    pub pcr: Option<u64>,
     /// Why it is not up.
     pub reason: String,
     /// It is the one who looks.
@@ -85,6 +88,12 @@ impl View {
     #[must_use]
     pub fn state(&self, name: &str) -> &str {
         self.peers.get(name).map_or("absent", |peer| &peer.state)
+    }
+
+    /// Whether it is so seen; nobody's view of itself counts.
+    #[must_use]
+    pub fn of(&self, name: &str, wanted: impl Fn(&Peer) -> bool) -> bool {
+        self.peers.get(name).is_some_and(|peer| peer.is_self || wanted(peer))
     }
 
     /// Whether all members are up, each by a verdict of this pillar's own, and vouched for by everybody else.
@@ -113,6 +122,7 @@ impl View {
                 Peer {
                     state: text(&peer["state"]),
                     check: text(&peer["check"]),
+                    pcr: peer["pcr"].as_u64(),
                     reason: text(&peer["reason"]),
                     is_self: peer["self"] == true,
                     verified: !peer["verdict_age_ms"].is_null(),
@@ -274,7 +284,8 @@ impl Cluster {
         self.healthy(name)
     }
 
-    fn expect_another_boot(&mut self, name: &str) -> Result<()> {
+    /// From now on [`Cluster::healthy`] is about the boot that follows.
+    pub fn expect_another_boot(&mut self, name: &str) -> Result<()> {
         let running = self.machines.get_mut(name).with_context(|| format!("{name} does not run"))?;
         running.before = running.machine.console().mark();
         Ok(())
@@ -292,14 +303,45 @@ impl Cluster {
         Ok(())
     }
 
-    /// Powers a machine off in order.
-    pub fn power_off(&mut self, name: &str) -> Result<()> {
-        self.keep_log(name)?;
-        self.done(&["reboot", name, "--power-off"])?;
-        let running = self.machines.remove(name);
-        let mut machine = running.with_context(|| format!("{name} does not run"))?.machine;
-        machine.wait_exit(SHUTDOWN).with_context(|| format!("{name} did not power off in order"))?;
+    /// Powers machines off in order, all at once.
+    pub fn power_off(&mut self, names: &[&str]) -> Result<()> {
+        for name in names {
+            self.keep_log(name)?;
+            self.done(&["reboot", name, "--power-off"])?;
+        }
+        for name in names {
+            let running = self.machines.remove(*name);
+            let mut machine = running.with_context(|| format!("{name} does not run"))?.machine;
+            machine.wait_exit(SHUTDOWN).with_context(|| format!("{name} did not power off in order"))?;
+        }
         Ok(())
+    }
+
+    /// The disk of a machine that is off gets another UKI in place of its own.
+    pub fn boots(&self, name: &str, uki: &[u8]) -> Result<()> {
+        let disk = Disk::open(&self.disk(name))?;
+        disk.esp_write(&disk.esp_entry()?, uki)
+    }
+
+    /// A machine that is off gets another TPM.
+    pub fn another_tpm(&self, name: &str) -> Result<()> {
+        Ok(fs::remove_dir_all(self.dir().join(name).join("swtpm"))?)
+    }
+
+    /// A machine that is off is put away, so that another one may have its name; or brought back in that one's place.
+    pub fn put_away(&self, name: &str) -> Result<()> {
+        Ok(fs::rename(self.dir().join(name), self.away(name))?)
+    }
+
+    /// See [`Cluster::put_away`].
+    pub fn bring_back(&self, name: &str) -> Result<()> {
+        let place = self.dir().join(name);
+        fs::remove_dir_all(&place)?;
+        Ok(fs::rename(self.away(name), place)?)
+    }
+
+    fn away(&self, name: &str) -> PathBuf {
+        self.dir().join(format!("{name}-away"))
     }
 
     /// Runs `pillar` in this lab.

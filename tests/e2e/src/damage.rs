@@ -156,24 +156,34 @@ impl Disk {
 
 /// Sections of a PE file that have content: (name, offset in the file, bytes).
 pub fn pe_sections(pe: &[u8]) -> Result<Vec<(String, u64, u64)>> {
-    let word = |at: usize| -> Result<u64> {
-        let bytes = pe.get(at..at + 4).context("PE file ends early")?;
-        Ok(u64::from(u32::from_le_bytes(bytes.try_into()?)))
-    };
-    let header = usize::try_from(word(0x3c)?)?;
-    ensure!(pe.get(header..header + 4) == Some(b"PE\0\0"), "no PE header");
-    let count = usize::try_from(word(header + 4)? >> 16)?;
-    let optional = usize::try_from(word(header + 20)? & 0xffff)?;
-    let table = header + 24 + optional;
     let mut sections = Vec::new();
-    for index in 0..count {
-        let at = table + 40 * index;
-        let name = pe.get(at..at + 8).context("PE file ends early")?;
-        let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
-        let (bytes, offset) = (word(at + 16)?.min(word(at + 8)?), word(at + 20)?);
+    for (name, at) in pe_section_headers(pe)? {
+        let (bytes, offset) = (word(pe, at + 16)?.min(word(pe, at + 8)?), word(pe, at + 20)?);
         if bytes > 0 && offset > 0 {
             sections.push((name, offset, bytes));
         }
     }
     Ok(sections)
+}
+
+/// Names of a PE file's sections, and where in the file their headers are (PE format, "Section Table").
+pub fn pe_section_headers(pe: &[u8]) -> Result<Vec<(String, usize)>> {
+    let header = usize::try_from(word(pe, 0x3c)?)?;
+    ensure!(pe.get(header..header + 4) == Some(b"PE\0\0"), "no PE header");
+    let count = usize::try_from(word(pe, header + 4)? >> 16)?;
+    let optional = usize::try_from(word(pe, header + 20)? & 0xffff)?;
+    let table = header + 24 + optional;
+    let mut headers = Vec::new();
+    for index in 0..count {
+        let at = table + 40 * index;
+        let name = pe.get(at..at + 8).context("PE file ends early")?;
+        headers.push((String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(), at));
+    }
+    Ok(headers)
+}
+
+/// A little-endian word of a PE file.
+pub fn word(pe: &[u8], at: usize) -> Result<u64> {
+    let bytes = pe.get(at..at + 4).context("PE file ends early")?;
+    Ok(u64::from(u32::from_le_bytes(bytes.try_into()?)))
 }

@@ -9,3 +9,4 @@ pub mod machine;
 pub mod programs;
 pub mod release;
 pub mod saved;
+pub mod uki;
