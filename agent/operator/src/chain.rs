@@ -250,3 +250,28 @@ pub async fn wait_for(witness: &mut Witness, serial: u64, limit: Duration) -> Ou
         sleep(POLL).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pillar_model::Digest;
+
+    #[test]
+    fn a_machine_that_operators_decided_against_is_refused_and_not_an_error() {
+        let name = || "p3".parse().expect("a name");
+        for (source, words) in [
+            (
+                MemberError::Revoked { ek: Digest(vec![0xab; 2]), serial: 7 },
+                "p3 is not admitted\n  caused by: its endorsement key abab was revoked by entry 7\n  hint: a revoked machine does not come back; replace its TPM",
+            ),
+            (MemberError::NotAllowed(Digest(vec![1])), "hint: amend the constitution's list first"),
+            (MemberError::NoMaker, "hint: let the machine ask anew"),
+        ] {
+            let failure = refused(&Refusal::Admit { name: name(), source });
+            assert_eq!(failure.kind, Kind::Refused);
+            assert!(failure.to_string().contains(words), "{failure}");
+        }
+        let full = refused(&Refusal::Admit { name: name(), source: MemberError::Full });
+        assert_eq!(full.kind, Kind::Other, "that says nothing about the machine");
+    }
+}
