@@ -15,7 +15,7 @@ use crate::reference::{Reference, now_unix_s};
 use crate::row;
 use crate::signer::{Opened, Signer};
 use crate::target::{Place, check_addr};
-use crate::view::{self, Witness};
+use crate::view::{self, Peer, Witness};
 use pillar_model::{
     Action, Constitution, Digest, Member, OperatorEntry, OperatorKey, PeerState, ReleasePredicate,
 };
@@ -397,15 +397,15 @@ fn keep(path: &Path, envelopes: &[Envelope]) -> Outcome {
     file::replace(path, &bytes)
 }
 
-/// Waits a while until every member is up in the eyes of the first; that some are not yet is no failure.
+/// Waits a while until all members have attested each other, as the first one hears; that some have not yet is no failure.
 async fn met(mut witnesses: Vec<Witness>, limit: Duration) -> String {
     let deadline = Instant::now() + limit;
     let Some(witness) = witnesses.first_mut() else { return String::new() };
     loop {
         let waiting: Vec<String> = match view::ask(&witness.place, &mut witness.connected).await {
             Ok(view) => {
-                let not_up = view.peers.iter().filter(|peer| peer.state != PeerState::Up);
-                not_up.map(|peer| peer.name.to_string()).collect()
+                let waiting = view.peers.iter().filter(|peer| !attested_by_all(peer, &view.peers));
+                waiting.map(|peer| peer.name.to_string()).collect()
             }
             Err(_) => return String::new(),
         };
@@ -413,10 +413,20 @@ async fn met(mut witnesses: Vec<Witness>, limit: Duration) -> String {
             return String::new();
         }
         if Instant::now() >= deadline {
-            return format!("{} not up yet in the eyes of {}\n", waiting.join(", "), witness.place.name);
+            return format!(
+                "{} not attested by everybody yet, as far as {} knows\n",
+                waiting.join(", "),
+                witness.place.name
+            );
         }
         sleep(POLL).await;
     }
+}
+
+/// Whether it is up, and every other one of these vouches for it.
+fn attested_by_all(peer: &Peer, all: &[Peer]) -> bool {
+    let vouches = |other: &Peer| peer.said.vouchers.iter().any(|name| name == other.name.as_str());
+    peer.state == PeerState::Up && all.iter().all(|other| other.name == peer.name || vouches(other))
 }
 
 #[cfg(test)]
@@ -425,6 +435,24 @@ mod tests {
     use crate::operators::tests::write_operator;
     use pillar_model::{Bank, FirmwareReference, PcrIndex, PcrPrediction, RootHash, SecureBootKeys};
     use std::collections::BTreeMap;
+
+    #[test]
+    fn all_have_met_when_everybody_vouches_for_everybody() {
+        let peer = |name: &str, state, vouchers: &[&str]| Peer {
+            name: name.parse().expect("a name"),
+            state,
+            said: pillar_wire::proto::Peer {
+                vouchers: vouchers.iter().map(|name| (*name).to_owned()).collect(),
+                ..pillar_wire::proto::Peer::default()
+            },
+        };
+        let met = |all: &[Peer]| all.iter().all(|peer| attested_by_all(peer, all));
+        let p1 = peer("p1", PeerState::Up, &["p2"]);
+        assert!(met(&[p1.clone(), peer("p2", PeerState::Up, &["p1"])]));
+        // p2 is believed, and has not said yet that it believes p1.
+        assert!(!met(&[peer("p1", PeerState::Up, &[]), peer("p2", PeerState::Up, &["p1"])]));
+        assert!(!met(&[p1, peer("p2", PeerState::Suspect, &["p1"])]));
+    }
 
     fn founders(folder: &Path, signing: usize) -> Founders {
         for n in 1..=3 {
