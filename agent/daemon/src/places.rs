@@ -7,12 +7,12 @@ use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
 use pillar_layout::{NODE_SETTINGS_MAX_BYTES, root, run};
 use pillar_model::{Boot, NodeSettings, StateReport};
 use pillar_wire::limit;
+use rustix::fs::{AtFlags, statat};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::SystemTime;
 
 /// The firmware's event log as the kernel shows it.
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
@@ -69,6 +69,13 @@ pub enum Error {
         run::CEL
     )]
     NoCel,
+}
+
+/// When a file was last written, as its file system says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedAt {
+    unix_s: i64,
+    ns: u64,
 }
 
 /// Open folders and files.
@@ -130,9 +137,11 @@ impl Places {
     }
 
     /// When init last wrote that.
-    pub fn boot_changed_at(&self) -> io::Result<SystemTime> {
+    pub fn boot_changed_at(&self) -> io::Result<ChangedAt> {
         let name = run::BOOT.rsplit_once('/').map_or(run::BOOT, |(_, name)| name);
-        Ok(self.run.metadata(name)?.modified()?.into_std())
+        // One call of the kernel: the folder's own look-up, safe for paths, takes four, and this is asked with each heartbeat.
+        let found = statat(&self.run, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(ChangedAt { unix_s: found.st_mtime, ns: found.st_mtime_nsec })
     }
 
     /// PEM of the operators' certificates.

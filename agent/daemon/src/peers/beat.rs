@@ -3,6 +3,7 @@
 
 use super::Shared;
 use super::table::PERIOD;
+use crate::places::ChangedAt;
 use pillar_model::{PeerState, PillarId, WorkloadState};
 use pillar_tpm::{Clock, ClockReader};
 use pillar_wire::proto;
@@ -12,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -39,26 +40,42 @@ pub fn workload_word(state: WorkloadState) -> &'static str {
     }
 }
 
-/// Looks after the table: cuts off whose verdict has lapsed, tells what has changed. Apart from the pulse, so that a TPM
-/// that hangs does not keep anybody connected.
+/// A signed heartbeat with its number; nothing before the first.
+pub type Pulse = Option<(u64, proto::Heartbeat)>;
+
+/// Without a heartbeat of our own the table is looked after this often. Far enough off for the event loop's wheel of
+/// timers, which wakes up once more for those that cross one of its 4.1 s slots: a heartbeat puts this one off before.
+const UNHURRIED: Duration = Duration::from_millis(6_500);
+
+/// Hands our heartbeats to those who send them, and looks after the table: cuts off whose verdict has lapsed, tells what
+/// has changed. Apart from the pulse's thread, so that a TPM that hangs does not keep anybody connected.
 pub struct Watch {
     shared: Arc<Shared>,
+    pulse: watch::Receiver<Pulse>,
     states: BTreeMap<PillarId, PeerState>,
     asleep: Duration,
 }
 
 impl Watch {
     /// Not watching yet.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, states: BTreeMap::new(), asleep: asleep() }
+    pub fn new(shared: Arc<Shared>, pulse: watch::Receiver<Pulse>) -> Self {
+        Self { shared, pulse, states: BTreeMap::new(), asleep: asleep() }
     }
 
     /// Watches until it is dropped: with each heartbeat, so that an idle agent wakes up once for both, and without one
-    /// when none comes.
+    /// when none comes. From here the heartbeat goes to all senders: each that the thread told itself would wake up the
+    /// event loop by itself.
     pub async fn run(mut self) {
-        let mut pulse = self.shared.pulse.subscribe();
         loop {
-            let _ = timeout(PERIOD + PERIOD / 4, pulse.changed()).await;
+            match timeout(UNHURRIED, self.pulse.changed()).await {
+                Ok(Ok(())) => {
+                    let beat = self.pulse.borrow_and_update().clone();
+                    self.shared.pulse.send_replace(beat);
+                }
+                // The thread has ended, and with it soon the agent.
+                Ok(Err(_)) => return,
+                Err(_) => {}
+            }
             self.notice_sleep();
             self.look_around();
         }
@@ -114,16 +131,17 @@ struct Told {
 /// The pulse: a thread of its own, since the TPM makes it wait.
 pub struct Beat {
     shared: Arc<Shared>,
+    pulse: watch::Sender<Pulse>,
     sequence: u64,
     /// As of this change of init's record: reading it again each time would be a good part of what an idle agent does.
-    told: Option<(SystemTime, Told)>,
+    told: Option<(ChangedAt, Told)>,
     reader: Option<ClockReader>,
 }
 
 impl Beat {
     /// Not beating yet.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sequence: 0, told: None, reader: None }
+    pub fn new(shared: Arc<Shared>, pulse: watch::Sender<Pulse>) -> Self {
+        Self { shared, pulse, sequence: 0, told: None, reader: None }
     }
 
     /// Starts the thread. What is returned ends when the thread has ended, which it does not by itself.
@@ -205,7 +223,7 @@ impl Beat {
             views: views.collect(),
         };
         drop(table);
-        self.shared.pulse.send_replace(Some((self.sequence, self.shared.key.sign(&body))));
+        self.pulse.send_replace(Some((self.sequence, self.shared.key.sign(&body))));
         Ok(())
     }
 }

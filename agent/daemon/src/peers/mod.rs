@@ -24,7 +24,6 @@ use hints::Hints;
 use pillar_model::PillarId;
 use pillar_quorum::Cluster;
 use pillar_session::{Cut, PeerChannel};
-use pillar_wire::proto;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +53,7 @@ pub struct Shared {
     own_spki: OnceLock<Vec<u8>>,
     no_identity: Mutex<Option<String>>,
     /// The latest heartbeat with its number, for whoever sends it.
-    pulse: watch::Sender<Option<(u64, proto::Heartbeat)>>,
+    pulse: watch::Sender<beat::Pulse>,
     /// Ticks when something was judged or tried.
     news: watch::Sender<u64>,
     cuts: Mutex<BTreeMap<PillarId, BTreeMap<u64, Cut>>>,
@@ -235,11 +234,12 @@ impl Peers {
         let endpoint = Arc::new(serve::endpoint(&shared, &spki));
         let _ = shared.own_spki.set(spki);
         let mut tasks = JoinSet::new();
+        let (beats, pulse) = watch::channel(None);
         let vital = [
             tasks.spawn(serve::run(Arc::clone(&shared), Arc::clone(&endpoint), listener)?).id(),
-            tasks.spawn(beat::Watch::new(Arc::clone(&shared)).run()).id(),
+            tasks.spawn(beat::Watch::new(Arc::clone(&shared), pulse).run()).id(),
         ];
-        let mut pulse = beat::Beat::new(Arc::clone(&shared)).start()?;
+        let mut pulse = beat::Beat::new(Arc::clone(&shared), beats).start()?;
         let mut changes = shared.chain.changes();
         let mut callers: BTreeMap<PillarId, AbortHandle> = BTreeMap::new();
         loop {
