@@ -36,7 +36,7 @@ pub enum Refusal {
     /// Too short, another mode or version, or an answer to something else.
     #[error("it is no answer to the question")]
     NotOurs,
-    /// Kiss-o'-death (RFC 5905 section 7.4): it asks us to leave it alone.
+    /// Kiss-o'-death (RFC 5905 section 7.4): it asks us to leave it alone, for now or for ever.
     #[error("it does not want to be asked ({0})")]
     Kiss(String),
     /// Its own clock is not set.
@@ -51,10 +51,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// True when the server wants never to be asked again; one that is asked too often wants to be asked later.
+    /// True when the server wants never to be asked again. Any other kiss is for now: it is asked too often, or has no time
+    /// yet, as all of a rack after a power cut.
     #[must_use]
     pub fn is_farewell(&self) -> bool {
-        matches!(self, Self::Kiss(code) if code != "RATE")
+        matches!(self, Self::Kiss(code) if matches!(code.as_str(), "DENY" | "RSTR"))
     }
 }
 
@@ -94,7 +95,10 @@ pub fn answer(
     }
     if stratum == 0 {
         let code = packet[12..16].iter().filter(|c| c.is_ascii_alphanumeric());
-        return Err(Refusal::Kiss(code.map(|c| char::from(*c)).collect()));
+        let code: String = code.map(|c| char::from(*c)).collect();
+        // Stratum 0 is also what a server has that was just started: chrony names no code then, ntpd one of these.
+        let starts = matches!(code.as_str(), "" | "INIT" | "STEP");
+        return Err(if starts { Refusal::Unsynchronized } else { Refusal::Kiss(code) });
     }
     let (received, sent) = (word(packet, 32), word(packet, 40));
     if leap == ALARM || stratum > 15 || received == 0 || sent == 0 {
@@ -164,6 +168,8 @@ pub fn agreed(samples: &[Sample]) -> Option<(i64, usize)> {
 pub enum Action {
     /// Nothing: it is right, or an odd answer waits to be confirmed.
     Leave,
+    /// Nothing: the clock is proven, and who proves nothing may not move it so far.
+    Refuse,
     /// Set it at once.
     Step,
     /// Have it run faster or slower for a while.
@@ -183,6 +189,8 @@ pub struct Discipline {
     set: bool,
     jumps: u32,
     proven: bool,
+    /// How far unproven answers moved the clock since a proven one agreed with it or set it, to and fro.
+    unproven: Duration,
 }
 
 impl Discipline {
@@ -192,24 +200,44 @@ impl Discipline {
         self.proven
     }
 
-    /// Decides about an offset that was agreed on, by servers that proved their answers or by others. These may not have the
-    /// clock jump any more once it is proven: else who keeps the proven answers away could tell any time.
+    /// Decides about an offset that was agreed on, by servers that proved their answers or by others. Once the clock
+    /// is proven, these may not have it jump any more, nor move it by more than a jump in many small steps: else who keeps the
+    /// proven answers away could tell any time.
     pub fn decide(&mut self, offset: i64, proven: bool) -> Action {
         let off = Duration::from_nanos(offset.unsigned_abs());
-        if off <= JUMP {
-            (self.set, self.jumps, self.proven) = (true, 0, self.proven || proven);
-            return if off <= NOISE { Action::Leave } else { Action::Slew };
-        }
         if self.proven && !proven {
-            return Action::Leave;
+            return self.decide_unproven(off);
+        }
+        if off <= JUMP {
+            self.take(proven);
+            return if off <= NOISE { Action::Leave } else { Action::Slew };
         }
         self.jumps += 1;
         // The first proven answers are as good as the first ones at all.
         if self.set && self.proven == proven && self.jumps < JUMPS {
             return Action::Leave;
         }
-        (self.set, self.jumps, self.proven) = (true, 0, self.proven || proven);
+        self.take(proven);
         Action::Step
+    }
+
+    fn take(&mut self, proven: bool) {
+        (self.set, self.jumps, self.proven) = (true, 0, self.proven || proven);
+        self.unproven = Duration::ZERO;
+    }
+
+    /// The same about a proven clock and unproven answers. What they say by turns counts as well: a slew that is replaced
+    /// before its end is not undone by its opposite.
+    fn decide_unproven(&mut self, off: Duration) -> Action {
+        if off <= NOISE {
+            return Action::Leave;
+        }
+        let moved = self.unproven.saturating_add(off);
+        if moved > JUMP {
+            return Action::Refuse;
+        }
+        self.unproven = moved;
+        Action::Slew
     }
 }
 

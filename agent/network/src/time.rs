@@ -251,7 +251,7 @@ impl Rounds {
     fn set(&mut self, offset: i64, servers: usize, is_proven: bool) {
         let action = self.discipline.decide(offset, is_proven);
         let done = match action {
-            Action::Leave => Ok(()),
+            Action::Leave | Action::Refuse => Ok(()),
             Action::Slew => pillar_os::slew_clock(offset),
             Action::Step => pillar_os::step_clock(offset),
         };
@@ -265,11 +265,8 @@ impl Rounds {
             let how = if is_proven { "prove" } else { "say" };
             say::notice(format_args!("clock set by {ms} ms, as {servers} time servers {how}"));
             self.wait = WAITS.0;
-        } else if offset.unsigned_abs() > ntp::JUMP.as_nanos() as u64
-            && self.discipline.is_proven()
-            && !is_proven
-        {
-            self.say(say::warning, format!("the clock is proven: not set by {ms} ms, which nobody proves"));
+        } else if action == Action::Refuse {
+            self.say(say::warning, refusal(offset));
             self.wait = WAITS.0;
         } else if offset.unsigned_abs() > ntp::JUMP.as_nanos() as u64 {
             say::warning(format_args!("the clock seems to be {ms} ms behind: asking again"));
@@ -287,6 +284,18 @@ impl Rounds {
             self.said = what;
         }
     }
+}
+
+/// Why a proven clock is not set. Small offsets are not told: they differ each time, and the same words are said once.
+fn refusal(offset: i64) -> String {
+    if offset.unsigned_abs() > ntp::JUMP.as_nanos() as u64 {
+        let ms = offset / 1_000_000;
+        return format!("the clock is proven: not set by {ms} ms, which nobody proves");
+    }
+    format!(
+        "the clock is proven: not set any more by what nobody proves, which may move it by {} ms altogether",
+        ntp::JUMP.as_millis()
+    )
 }
 
 /// Addresses of servers; a name can have several.

@@ -459,7 +459,6 @@ fn answers_that_prove_nothing_are_refused_with_their_reason() {
         ("its fields are malformed", packets(|_, packets| packets[0].truncate(47))),
         ("its fields are malformed", packets(|_, packets| packets[0].truncate(60))),
         ("its fields are malformed", packets(|_, packets| packets[0].truncate(100))),
-        ("its fields are malformed", packets(|_, packets| packets[0].truncate(47))),
         (
             "its fields are malformed",
             packets(|_, packets| packets[0].splice(48..48, vec![0; 3000]).for_each(drop)),
@@ -582,4 +581,30 @@ fn who_proves_that_he_does_not_want_to_be_asked_is_not_asked() {
     assert!(ask().contains("(RATE)"));
     assert!(ask().contains("(DENY)"));
     assert_eq!(ask(), "it does not want to be asked");
+}
+
+// attack: P18
+#[test]
+fn a_server_that_has_no_time_yet_is_asked_until_it_has() {
+    // What chrony proves while it is not synchronised: stratum 0, without a code; and what ntpd says.
+    let server = Server::new(answer(|number, answer| match number {
+        0 | 1 => {
+            kiss(&mut answer.header, &[0; 4]);
+            answer.header[0] |= 0xc0;
+        }
+        2 => kiss(&mut answer.header, &[0; 4]),
+        3 => kiss(&mut answer.header, b"INIT"),
+        _ => {}
+    }));
+    let mut client = server.client();
+    let mut said = Vec::new();
+    let sample = loop {
+        match client.ask(clock()) {
+            Ok(sample) => break sample,
+            Err(error) => said.push(words(&error)),
+        }
+        assert!(said.len() <= 4, "{said:?}");
+    };
+    assert!(sample.offset.abs() < 100_000_000, "{sample:?}");
+    assert_eq!(said, ["its own clock is not set"; 4]);
 }

@@ -235,6 +235,10 @@ fn time_server(changes: Vec<fn(&mut [u8; 48])>) -> SocketAddr {
 fn time_servers_are_asked_and_not_believed_blindly() {
     let server = time_server(vec![
         |_| {},
+        |answer| {
+            answer[1] = 0;
+            answer[12..16].copy_from_slice(b"DENY");
+        },
         |answer| answer[1] = 0,
         |answer| answer[0] = 0xe4,
         // Somebody who did not see the question.
@@ -242,7 +246,7 @@ fn time_servers_are_asked_and_not_believed_blindly() {
     ]);
     let sample = time::ask(server, 0).expect("a good answer");
     assert!(sample.offset.abs() < 100_000_000, "the server has our clock: {sample:?}");
-    for said in ["does not want to be asked", "own clock is not set", "no answer"] {
+    for said in ["does not want to be asked", "own clock is not set", "own clock is not set", "no answer"] {
         let error = time::ask(server, 0).expect_err(said).to_string();
         assert!(error.contains(said), "{said}: {error}");
     }

@@ -186,7 +186,7 @@ fn what_nobody_proved_makes_no_proven_clock_jump() {
     assert_eq!(discipline.decide(-3_600_000 * ms, true), Action::Step);
     assert!(discipline.is_proven());
     for _ in 0..10 {
-        assert_eq!(discipline.decide(3_600_000 * ms, false), Action::Leave);
+        assert_eq!(discipline.decide(3_600_000 * ms, false), Action::Refuse);
     }
     assert_eq!(discipline.decide(20 * ms, false), Action::Slew);
     // And jumps of their own are told three times as ever.
@@ -198,7 +198,59 @@ fn what_nobody_proved_makes_no_proven_clock_jump() {
 fn who_is_asked_too_often_is_asked_again() {
     let kiss = |code: &str| Refusal::Kiss(code.to_owned());
     assert!(!kiss("RATE").is_farewell() && !Refusal::TooFar.is_farewell());
+    for code in ["", "INIT", "STEP", "NTSN", "deny"] {
+        assert!(!kiss(code).is_farewell(), "{code}");
+    }
     assert!(kiss("DENY").is_farewell() && kiss("RSTR").is_farewell());
+}
+
+#[test]
+fn a_server_that_was_just_started_has_no_time_yet() {
+    let told = |first: u8, code: &[u8; 4]| {
+        let mut packet = good(0);
+        (packet[0], packet[1]) = (first, 0);
+        packet[12..16].copy_from_slice(code);
+        read(&packet).expect_err("stratum 0")
+    };
+    for code in [&[0; 4], b"INIT", b"STEP"] {
+        assert_eq!(
+            [told(0xe4, code), told(0x24, code)],
+            [Refusal::Unsynchronized, Refusal::Unsynchronized],
+            "{code:?}"
+        );
+    }
+    // Whoever has no time may still not want to be asked, or not know a cookie.
+    for code in [b"DENY", b"RSTR", b"RATE", b"NTSN"] {
+        let name = String::from_utf8_lossy(code).into_owned();
+        assert_eq!(told(0xe4, code), Refusal::Kiss(name), "{code:?}");
+    }
+}
+
+// attack: P18
+#[test]
+fn what_nobody_proved_moves_a_proven_clock_by_one_jump_at_most() {
+    let ms = 1_000_000;
+    let mut discipline = Discipline::default();
+    assert_eq!(discipline.decide(0, true), Action::Leave);
+    let mut moved = 0;
+    for offset in [200, -200, 0, 101, 100, 1, 2, -499, 500, 501].into_iter().cycle().take(1000) {
+        match discipline.decide(offset * ms, false) {
+            Action::Slew => moved += offset.abs(),
+            Action::Leave => assert!(offset.abs() <= 1, "{offset}"),
+            action => assert_eq!(action, Action::Refuse),
+        }
+    }
+    assert_eq!(moved, 500);
+    // A proven answer that waits to be confirmed changes nothing; one that agrees does, once more.
+    assert_eq!(discipline.decide(900 * ms, true), Action::Leave);
+    assert_eq!(discipline.decide(20 * ms, false), Action::Refuse);
+    assert_eq!(discipline.decide(20 * ms, true), Action::Slew);
+    assert_eq!([500, 2].map(|offset| discipline.decide(offset * ms, false)), [Action::Slew, Action::Refuse]);
+    // A clock that was never proven has nothing to lose.
+    let mut discipline = Discipline::default();
+    for _ in 0..10 {
+        assert_eq!(discipline.decide(400 * ms, false), Action::Slew);
+    }
 }
 
 proptest! {

@@ -44,3 +44,19 @@ fn only_servers_that_the_settings_name_take_the_place_of_one_that_proves_the_tim
 fn no_time_is_before_the_release() {
     assert!(earliest_unix_s() >= ntp::EARLIEST_UNIX_S);
 }
+
+// attack: P18
+#[test]
+fn why_a_proven_clock_is_not_set_is_said() {
+    let ms = 1_000_000;
+    let mut rounds = rounds(&[], true);
+    rounds.discipline.decide(0, true);
+    rounds.set(900 * ms, 1, false);
+    assert_eq!(rounds.said, "the clock is proven: not set by 900 ms, which nobody proves");
+    // As if the clock had been moved already.
+    rounds.discipline.decide(500 * ms, false);
+    for offset in [20, -30] {
+        rounds.set(offset * ms, 1, false);
+        assert!(rounds.said.ends_with("which may move it by 500 ms altogether"), "{}", rounds.said);
+    }
+}
