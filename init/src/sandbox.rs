@@ -248,6 +248,7 @@ mod tests {
         );
         // A server that is not understood is not replaced by one that DHCP names.
         assert_eq!(told(r#"{"time":["nts://a.b"]}"#), "--dhcp all --time -");
+        assert_eq!(told(r#"{"time":["nts://a.b","a.b"]}"#), "--dhcp all --time -");
         let server = format!("nts://a.b:4460#sha256:{}", "0a".repeat(32));
         let nts = format!(r#"{{"address":"10.0.0.1/24","time":["{server}"]}}"#);
         assert_eq!(told(&nts), format!("--time {server}"));

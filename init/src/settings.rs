@@ -33,10 +33,10 @@ pub struct Settings {
     pub peers: Vec<PeerHint>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
-    /// Time servers.
+    /// Time servers. When one that was to prove its answers is not valid, only those that do prove them: a mistyped NTS
+    /// server must not end in the time of those beside it.
     pub time: Vec<TimeServer>,
-    /// Time servers were named and none is usable. Then nobody is asked: a mistyped NTS server must not end in the time of
-    /// whomever DHCP names.
+    /// Time servers were named and none is used. Then nobody is asked: nor must it end in the time of whomever DHCP names.
     pub no_time: bool,
 }
 
@@ -173,11 +173,24 @@ impl Check {
     /// What is wrong with a time server is told: it may look right and lack its key.
     fn time_servers(&mut self, field: &str, texts: &[String]) -> Vec<TimeServer> {
         let mut servers = Vec::new();
-        for (index, text) in self.at_most(field, texts, TIME_SERVERS).iter().enumerate() {
+        let used = self.at_most(field, texts, TIME_SERVERS);
+        let mut lacks_proof = texts.iter().skip(used.len()).any(|text| wants_proof(text));
+        for (index, text) in used.iter().enumerate() {
             match text.parse() {
                 Ok(server) => servers.push(server),
-                Err(error) => self.warnings.push(format!("{field}[{index}] {text:?} is not valid: {error}")),
+                Err(error) => {
+                    self.warnings.push(format!("{field}[{index}] {text:?} is not valid: {error}"));
+                    lacks_proof |= wants_proof(text);
+                }
             }
+        }
+        let named = servers.len();
+        servers.retain(|server| !lacks_proof || matches!(server, TimeServer::Nts(_)));
+        if servers.len() < named {
+            self.warnings.push(format!(
+                "{field}: {} servers that do not prove their answers, since one that was to prove them is not used",
+                named - servers.len()
+            ));
         }
         servers
     }
@@ -205,6 +218,12 @@ impl Check {
         }
         gateway
     }
+}
+
+/// True when this was meant to be an NTS server, however it is mistyped. A name that is only called so is valid.
+fn wants_proof(text: &str) -> bool {
+    let start = text.trim_start().get(..3).unwrap_or_default();
+    start.eq_ignore_ascii_case("nts") || text.contains('#')
 }
 
 /// A gateway is a neighbour: in the network of an address, or an IPv6 router by its link-local address.
@@ -366,6 +385,37 @@ mod tests {
             let (settings, warnings) = Settings::parse(text);
             assert!(warnings.len() == 1 && warnings[0].contains(said), "{text}: {warnings:?}");
             assert_eq!(settings.name.is_some(), name, "{text}");
+        }
+    }
+
+    // attack: P18 P19
+    #[test]
+    fn a_mistyped_server_that_was_to_prove_the_time_is_not_replaced_by_one_that_does_not() {
+        let good = format!("nts://10.0.0.123:4460#sha256:{}", "0a".repeat(32));
+        let short = format!("nts://time.lan#sha256:{}", "0a".repeat(31));
+        let typo = good.replace("nts", "nst");
+        // (texts, servers that are used, none is)
+        let table: [(&[&str], &[&str], bool); 11] = [
+            (&["a.b", "c.d"], &["a.b", "c.d"], false),
+            (&["nts.b", "nt"], &["nts.b", "nt"], false),
+            (&[&good, "a.b"], &[&good, "a.b"], false),
+            (&["nts://time.lan", "a.b"], &[], true),
+            (&["a.b", &short, "c.d"], &[], true),
+            (&["a.b", "NTS://time.lan"], &[], true),
+            (&["a.b", " nts:/time.lan"], &[], true),
+            (&["a.b", &typo], &[], true),
+            (&["a.b", &good, &short], &[&good], false),
+            (&["a.b", "a.c", "a.d", "a.e", &good], &[], true),
+            // It was to prove nothing.
+            (&["a.b", "ntp:123"], &["a.b"], false),
+        ];
+        for (texts, used, no_time) in table {
+            let text = serde_json::json!({ "time": texts }).to_string();
+            let (settings, warnings) = Settings::parse(&text);
+            assert_eq!(self::texts(&settings.time), used, "{texts:?}");
+            assert_eq!(settings.no_time, no_time, "{texts:?}");
+            let left_out = warnings.iter().any(|warning| warning.contains("do not prove their answers"));
+            assert_eq!(left_out, texts.contains(&"a.b") && !used.contains(&"a.b"), "{texts:?}: {warnings:?}");
         }
     }
 
