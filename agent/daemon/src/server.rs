@@ -1,7 +1,8 @@
 //! Accepts connections, makes sure of who is there, and serves gRPC and `/metrics` on each, within limits.
 //!
 //! A connection goes: TCP → TLS handshake (the operator's certificate) → HTTP/2 requests → closed by the client, by
-//! silence, by an entry that makes its operator none any more, or by the agent's shutdown, which lets requests in progress finish for a short time.
+//! silence, by newer ones of the same operator, by an entry that makes its operator none any more, or by the agent's
+//! shutdown, which lets requests in progress finish for a short time.
 
 use crate::access::{Access, Denied};
 use crate::channel::Channel;
@@ -35,6 +36,9 @@ use tracing::{debug, info, warn};
 
 /// Open connections, handshakes included. Each takes up to 200 KiB.
 const CONNECTIONS: usize = 32;
+/// Of them those of one operator, or he could keep all others out, also those who would remove him. His newest pushes out his
+/// own oldest.
+const CONNECTIONS_PER_OPERATOR: usize = 8;
 /// Handshakes of one address.
 const HANDSHAKES_PER_SOURCE: usize = 16;
 /// From the first byte to the end of the TLS handshake.
@@ -208,10 +212,10 @@ async fn connection(
         Ok(channel) => Arc::new(channel),
         Err(error) => return shared.refused(peer, &error.to_string()),
     };
-    guest.is_known();
+    let displaced = guest.is_known_by(&channel.peer_spki, CONNECTIONS_PER_OPERATOR);
     info!("{channel} connected from {peer}");
     let routes = Routes { shared: Arc::clone(&shared), channel: Arc::clone(&channel) };
-    match serve(tls, routes, &shared.access, &channel).await {
+    match serve(tls, routes, &shared.access, &channel, displaced).await {
         Ok(()) => debug!("{channel} left"),
         Err(error) => debug!("{channel} cut off: {error}"),
     }
@@ -249,6 +253,7 @@ async fn serve(
     routes: Routes,
     access: &Access,
     channel: &Arc<Channel>,
+    mut displaced: Displaced,
 ) -> hyper::Result<()> {
     let mut connection = pin!(
         http2::Builder::new(TokioExecutor::new())
@@ -283,6 +288,10 @@ async fn serve(
                 }
             }
             () = last_words.as_mut(), if removed => return Ok(()),
+            _ = &mut displaced => {
+                warn!("{channel} goes: its operator has {CONNECTIONS_PER_OPERATOR} newer connections");
+                return Ok(());
+            }
             () = stopped.as_mut(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();

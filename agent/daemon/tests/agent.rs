@@ -279,6 +279,34 @@ async fn strangers_are_refused_and_the_reason_is_logged() -> TestResult {
     Ok(())
 }
 
+// attack: P9 P13
+#[tokio::test]
+async fn an_operator_who_takes_all_places_keeps_no_other_out() -> TestResult {
+    const GREEDY: usize = 40;
+    const STAY: usize = 8;
+    let (greedy, other) = (Credential::new(&PKCS_ED25519), Credential::new(&PKCS_ED25519));
+    let agent = Agent::start_with(NO_TPM, Credential::new(&PKCS_ED25519), |root| {
+        let all = [&greedy.certificate, &other.certificate].map(String::as_str).concat();
+        Ok(fs::write(root.join(&root::OPERATORS[1..]), all)?)
+    })?;
+    let mut held = Vec::new();
+    for _ in 0..GREEDY {
+        let mut one = connect(&agent.addr, greedy.certificate.as_bytes(), greedy.key.as_bytes()).await?;
+        one.client.status(proto::StatusRequest {}).await?;
+        held.push(one);
+    }
+    for _ in STAY..GREEDY {
+        agent.wait_line("goes: its operator has 8 newer connections")?;
+    }
+    let mut another = connect(&agent.addr, other.certificate.as_bytes(), other.key.as_bytes()).await?;
+    another.client.status(proto::StatusRequest {}).await?;
+    for (number, one) in held.iter_mut().enumerate() {
+        let answered = one.client.status(proto::StatusRequest {}).await.is_ok();
+        assert_eq!(answered, number >= GREEDY - STAY, "{number}");
+    }
+    Ok(())
+}
+
 // attack: P9
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused() -> TestResult {

@@ -4,6 +4,9 @@
 //! Who goes is decided by where they come from: first a source's own oldest, when it has its share; then the oldest of
 //! whichever source has most. So one source that floods the door pushes out itself, and whoever comes from elsewhere
 //! has all the time of a handshake. Only where as many sources as there is room each hold one does the oldest of all go.
+//!
+//! Who proved who he is stays. Where those who did are no equals of ours, none of them may take all the room: there each
+//! key has its share, and its newest connection pushes out its own oldest.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -39,6 +42,8 @@ struct Guests {
     /// In the order in which they came. Who finds its sender gone gives up.
     strangers: BTreeMap<u64, (Source, oneshot::Sender<()>)>,
     known: usize,
+    /// Of those who are known, the ones whose keys have a share.
+    named: BTreeMap<u64, (Vec<u8>, oneshot::Sender<()>)>,
     came: u64,
 }
 
@@ -89,7 +94,8 @@ impl Entrance {
     /// One for so many connections, of which so many may come from one source as long as they have proved nothing.
     #[must_use]
     pub fn new(room: usize, share: usize) -> Self {
-        let guests = Guests { room, share, strangers: BTreeMap::new(), known: 0, came: 0 };
+        let guests =
+            Guests { room, share, strangers: BTreeMap::new(), known: 0, named: BTreeMap::new(), came: 0 };
         Self(Arc::new(Mutex::new(guests)))
     }
 
@@ -115,12 +121,28 @@ impl Guest {
         guests.known += usize::from(!self.is_known);
         self.is_known = true;
     }
+
+    /// The same under a key that has so many connections at most: its oldest goes for this one.
+    pub fn is_known_by(&mut self, key: &[u8], share: usize) -> Displaced {
+        self.is_known();
+        let mut guests = Guests::of(&self.guests);
+        let (stays, displaced) = oneshot::channel();
+        guests.named.insert(self.number, (key.to_vec(), stays));
+        let same: Vec<u64> =
+            guests.named.iter().filter(|(_, (other, _))| other == key).map(|(number, _)| *number).collect();
+        let others = same.iter().filter(|number| **number != self.number);
+        for oldest in others.take(same.len().saturating_sub(share)) {
+            guests.named.remove(oldest);
+        }
+        displaced
+    }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut guests = Guests::of(&self.guests);
         guests.strangers.remove(&self.number);
+        guests.named.remove(&self.number);
         guests.known -= usize::from(self.is_known);
     }
 }
@@ -209,6 +231,33 @@ mod tests {
         drop((known, stranger));
         assert_eq!(Guests::of(&entrance.0).known, 0);
         assert!(Guests::of(&entrance.0).strangers.is_empty());
+    }
+
+    // attack: P13
+    #[test]
+    fn a_key_that_takes_all_it_can_pushes_out_its_own_oldest() {
+        const KEYS: usize = 8;
+        let entrance = Entrance::new(ROOM, SHARE);
+        let known = |key: &[u8]| {
+            let (mut guest, _) = enter(&entrance, "192.0.2.1");
+            let displaced = guest.is_known_by(key, KEYS);
+            (guest, displaced)
+        };
+        let mut honest = known(b"honest");
+        let mut greedy: VecDeque<Inside> = VecDeque::new();
+        for number in 0..10 * ROOM {
+            greedy.push_back(known(b"greedy"));
+            if greedy.len() > KEYS {
+                let mut oldest = greedy.pop_front().expect("not empty");
+                assert!(must_go(&mut oldest), "{number}: its own oldest goes");
+            }
+            assert!(greedy.iter_mut().all(|inside| !must_go(inside)), "{number}");
+            assert!(!must_go(&mut honest), "{number}");
+            assert!(!must_go(&mut known(b"another")), "{number}: others come");
+        }
+        assert_eq!(Guests::of(&entrance.0).known, KEYS + 1);
+        drop((honest, greedy));
+        assert!(Guests::of(&entrance.0).named.is_empty());
     }
 
     #[test]
