@@ -44,7 +44,7 @@ pub struct Options {
     pub dns: Vec<IpAddr>,
     /// `--time SERVER`: time servers. When there are some, or `--time -`, those that DHCP gives are not asked.
     pub time: Vec<TimeServer>,
-    /// `--time -`: the settings name time servers, and none is usable.
+    /// `--time -`: the settings name time servers, and none is to be asked.
     pub no_time: bool,
 }
 
