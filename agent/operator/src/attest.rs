@@ -107,10 +107,11 @@ async fn demands(
     caller: &Caller,
     reference: &mut Reference,
 ) -> Option<Check> {
-    let view = view::ask(place, &mut connected).await.ok()?;
-    if !view.said.founded {
-        return None;
-    }
+    let view = match view::ask(place, &mut connected).await {
+        Ok(view) if view.said.founded => view,
+        Ok(_) => return None,
+        Err(failure) => return Some(not_demanded("of its cluster, if it has one,", &failure)),
+    };
     let mut witness = Witness { place: place.clone(), connected, view };
     let chain = match operators::load(&[], &caller.cert()) {
         Ok(operators) => chain::fetch(&mut witness, &chain::keys(&operators)).await,
@@ -124,15 +125,14 @@ async fn demands(
             let (version, cluster) = (constitution.version, &constitution.cluster);
             note("constitution", format!("{version} of {cluster}: what it demands of machines was demanded"))
         }
-        Err(failure) => note(
-            "constitution",
-            format!(
-                "what that of {} demands was not looked at: {}",
-                witness.view.said.cluster,
-                failure.words()
-            ),
-        ),
+        Err(failure) => not_demanded(&format!("of {}", witness.view.said.cluster), &failure),
     })
+}
+
+/// Who reads "verified" must know what it leaves out.
+fn not_demanded(whose: &str, failure: &Failure) -> Check {
+    let words = format!("what that {whose} demands was not looked at: {}", failure.words());
+    note("constitution", harmless(&words))
 }
 
 /// Has a member of the cluster attest another one now.
@@ -170,18 +170,18 @@ pub async fn prove(place: &Place, connected: &mut Connected, reference: &Referen
     proved(place, connected, reference, Purpose::Fresh).await
 }
 
-/// Why the pillar at the other end is refused by this reference, if it is: the check's name and the reason. What was
-/// pinned of it does not count.
-pub async fn refused_by(
+/// The same where a refusal is an answer: the check's name and the reason.
+pub async fn try_prove(
     place: &Place,
     connected: &mut Connected,
     reference: &Reference,
-) -> Outcome<Option<(String, String)>> {
-    let (report, _) = fresh(place, connected, reference, Purpose::Fresh).await?;
-    Ok(match report.verdict {
-        Verdict::Refused { check, reason, .. } => Some((check, reason)),
-        Verdict::Verified { .. } | Verdict::Vouched { .. } => None,
-    })
+) -> Outcome<Result<Proved, (String, String)>> {
+    let (report, proved) = fresh(place, connected, reference, Purpose::Fresh).await?;
+    Ok(proved.ok_or(match report.verdict {
+        Verdict::Refused { check, reason, .. } => (check, reason),
+        // The verifier's own proof decides, not the words about it.
+        Verdict::Verified { .. } | Verdict::Vouched { .. } => (String::new(), String::new()),
+    }))
 }
 
 /// Opens a connection whose other end has just proved that it runs the release. Its state volume need not be open, and
@@ -512,4 +512,20 @@ fn no_answer(status: tonic::Status) -> NoEvidence {
 #[allow(clippy::needless_pass_by_value)] // For `map_err`.
 fn malformed(error: impl Error) -> NoEvidence {
     NoEvidence::Refusal(format!("what it sent cannot be used: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn demands_that_were_not_looked_at_are_a_line_of_the_report() {
+        let failure = Failure::new("the pillar did not tell its cluster: \u{7}lost");
+        let line = not_demanded("of its cluster, if it has one,", &failure);
+        assert!(matches!(line.mark, Mark::Note));
+        assert_eq!(
+            line.words,
+            "what that of its cluster, if it has one, demands was not looked at: the pillar did not tell its cluster: \u{fffd}lost"
+        );
+    }
 }

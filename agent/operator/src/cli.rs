@@ -92,7 +92,8 @@ pub enum Action {
     ///
     /// Draws a fresh nonce, has the pillar's TPM quote its PCRs over it and over this very connection, replays both event
     /// logs, and compares with the release. Firmware PCRs and the attestation key are learnt at the first success and
-    /// pinned; a later difference is refused. Of a member of a cluster, what its constitution demands is demanded as well.
+    /// pinned; a later difference is refused. Of a member of a cluster, what its constitution demands is demanded as well,
+    /// where its entries can be had and were signed by your operators; where not, a line says so.
     Attest {
         #[command(flatten)]
         target: Target,
@@ -292,6 +293,8 @@ mod tests {
             "pillar constitution propose --remove-operator operator-3 --add-operator dora.crt --threshold 2",
             "pillar constitution propose --deny-tpm-firmware IFX:4.0.0.0-4.33.0.0 id:00001014:1.2.3.4 --days 400",
             "pillar constitution sign --key operator-2.key -o json",
+            "pillar constitution propose --remove-operator operator-1 --even-me",
+            "pillar constitution sign --even-me --even-all",
             "pillar enroll p5 -o json",
             "pillar logs -n 5 -f",
             "pillar reboot p1 --power-off",

@@ -1,7 +1,7 @@
 //! `pillar constitution`: the document that says who decides.
 
 use crate::chain;
-use crate::cli::{ConstitutionAction, Form, Output, Propose};
+use crate::cli::{Caller, ConstitutionAction, Form, Output, Propose};
 use crate::clock;
 use crate::enroll::{Decision, decide};
 use crate::failure::{Failure, Kind, Outcome, Said};
@@ -10,6 +10,7 @@ use crate::foresight::foresee;
 use crate::operators;
 use crate::paint::harmless;
 use crate::reference::now_unix_s;
+use crate::view::Witness;
 use crate::words;
 use pillar_model::{Action, Constitution, OperatorEntry, ReleasePredicate};
 use pillar_quorum::{Approved, Cluster};
@@ -29,7 +30,7 @@ pub async fn run(action: ConstitutionAction) -> Outcome<Said> {
             show(&chain.cluster, form).map(Said::from)
         }
         ConstitutionAction::Propose(args) => propose(&args).await,
-        ConstitutionAction::Sign { via, signing, caller, yes, even_all, form } => {
+        ConstitutionAction::Sign { via, signing, caller, yes, even_all, even_me, form } => {
             let (mut witness, chain) = chain::open(&via, &caller).await?;
             clock::check(&witness.place.name, witness.view.clock_offset_s)?;
             let proposal =
@@ -41,7 +42,8 @@ pub async fn run(action: ConstitutionAction) -> Outcome<Said> {
             let Action::Amend(next) = &proposal.entry.action else {
                 return Err(Failure::new("the proposal is of another kind"));
             };
-            let foreseen = foresee(&mut witness, &chain, next, &caller, even_all).await?;
+            let own = own_fate(next, &witness, &caller, even_me)?;
+            let foreseen = own + &foresee(&witness, &chain, next, &caller, even_all).await?;
             if !yes {
                 let changes = words::details(&proposal.entry.action, Some(chain.cluster.constitution()));
                 confirm(&(changes + &foreseen))?;
@@ -59,10 +61,31 @@ async fn propose(args: &Propose) -> Outcome<Said> {
     clock::check(&witness.place.name, witness.view.clock_offset_s)?;
     let next = changed(document, chain.cluster.constitution(), args)?;
     let proposal = chain.propose(Action::Amend(Box::new(next.clone())))?;
-    let foreseen = foresee(&mut witness, &chain, &next, &args.caller, args.even_all).await?;
+    let own = own_fate(&next, &witness, &args.caller, args.even_me)?;
+    let foreseen = own + &foresee(&witness, &chain, &next, &args.caller, args.even_all).await?;
     let signing = Some(&args.signing);
     let decision = Decision { proposal, signing, machine: None, foreseen, form: args.form };
     decide(&mut witness, &chain, &args.caller, decision).await
+}
+
+/// Pillars serve the next constitution's operators and nobody else: who is none of them is told before signing, and has to
+/// say that it is meant.
+fn own_fate(next: &Constitution, witness: &Witness, caller: &Caller, meant: bool) -> Outcome<String> {
+    if operators::serve(&next.operators, &witness.connected.client_spki) {
+        return Ok(String::new());
+    }
+    let cert = caller.cert();
+    if meant {
+        return Ok(format!("  no pillar will serve the holder of {} any more\n", cert.display()));
+    }
+    let names: Vec<&str> = next.operators.iter().map(|operator| operator.name.as_str()).collect();
+    Err(Failure::new(format!(
+        "with this constitution no pillar would serve the holder of {} any more: its operators are {}",
+        cert.display(),
+        harmless(&names.join(", "))
+    ))
+    .kind(Kind::Refused)
+    .hint("nothing was signed; use the key of an operator who stays, or keep this one; --even-me says that it is meant"))
 }
 
 /// The document that was given, or the present one with the next number; with the changes that the options name.

@@ -230,6 +230,7 @@ async fn fresh(
     witnesses: Vec<Witness>,
 ) -> Outcome<Said> {
     for witness in &witnesses {
+        served(witness, founders)?;
         clock::check(&witness.place.name, witness.view.clock_offset_s)?;
     }
     let references = witnesses
@@ -271,6 +272,24 @@ async fn fresh(
     );
     out.push_str(&met(witnesses, MEET).await);
     Ok(out.into())
+}
+
+/// With the first entry a machine ceases to serve the operators of its image: who is none of the constitution's would not
+/// be let in any more to hand over the second one.
+fn served(witness: &Witness, founders: &Founders) -> Outcome {
+    if operators::serve(&founders.operators, &witness.connected.client_spki) {
+        return Ok(());
+    }
+    let names: Vec<&str> = founders.operators.iter().map(|operator| operator.name.as_str()).collect();
+    Err(Failure::new(format!(
+        "the holder of {} would be no operator of the cluster, and be shut out of its machines at once",
+        founders.caller.cert().display()
+    ))
+    .kind(Kind::Refused)
+    .hint(format!(
+        "nothing was signed; its operators would be {}: let the first file of --key be the key of one of them, or name this certificate too with --operators",
+        names.join(", ")
+    )))
 }
 
 /// Machines of one cluster run one release.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 const PEM_MAX_BYTES: u64 = 256 * 1024;
 /// Ed25519 (RFC 8410).
 const ED25519: &str = "1.3.101.112";
+/// `SubjectPublicKeyInfo` of such a key, without the key.
+const ED25519_SPKI: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The operators in these files; without any, those of `operator-*.crt` in the folder of `beside`.
 pub fn load(named: &[PathBuf], beside: &Path) -> Outcome<Vec<OperatorEntry>> {
@@ -36,6 +38,11 @@ pub fn load(named: &[PathBuf], beside: &Path) -> Outcome<Vec<OperatorEntry>> {
             .hint("--operators FILE… names the certificates that the image was built with"));
     }
     Ok(operators)
+}
+
+/// Whether pillars whose constitution names these operators serve who connects with this key (`SubjectPublicKeyInfo`).
+pub fn serve(operators: &[OperatorEntry], spki: &[u8]) -> bool {
+    spki.strip_prefix(ED25519_SPKI).is_some_and(|key| operators.iter().any(|operator| operator.key.0 == key))
 }
 
 /// `operator-*.EXTENSION` in the folder of a file, by name.
@@ -103,6 +110,19 @@ pub mod tests {
         fs::write(folder.join(format!("{name}.crt")), certificate.pem()).expect("written");
         let path = folder.join(format!("{name}.key"));
         file::create(&path, key.serialize_pem().as_bytes()).expect("written");
+    }
+
+    // attack: P23
+    #[test]
+    fn who_is_served_is_told_by_the_key_of_the_connection() {
+        let operators = [OperatorEntry { name: "alice".to_owned(), key: OperatorKey([7; 32]) }];
+        let spki = |key: [u8; 32]| [ED25519_SPKI, &key].concat();
+        assert!(serve(&operators, &spki([7; 32])));
+        assert!(!serve(&operators, &spki([8; 32])));
+        assert!(!serve(&[], &spki([7; 32])));
+        // A key of another kind may be in the image, and in no constitution.
+        assert!(!serve(&operators, &[7; 91]));
+        assert!(!serve(&operators, &spki([7; 32])[..43]));
     }
 
     #[test]

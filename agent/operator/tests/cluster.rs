@@ -284,7 +284,7 @@ fn after_an_expired_constitution_only_its_amendment_is_taken() {
         &["version 1, expected 2", "raise its version"],
     );
     next["version"] = json!(2);
-    next["expires_unix_s"] = json!(now() + 86_400 * 400);
+    next["expires_unix_s"] = json!(now() + 86_400 * 400 - 60);
     std::fs::write(desk.dir.path().join("next.json"), next.to_string()).expect("written");
     desk.says(
         &format!("constitution propose next.json {via}"),
@@ -460,8 +460,21 @@ fn whom_an_amendment_costs_is_said_before_it_is_signed() {
         1,
         &["is not behind IFX (id:49465800) 7.0.0.0 to 8.0.0.0", "hint: put the ranges of one maker"],
     );
+    let deny = format!("{propose} IFX:7.0.0.0-7.62.65535.65535 STM:1.0.0.0 --days 400");
+    // One is lost, and nobody can say of the others that they are not.
     desk.says(
-        &format!("{propose} IFX:7.0.0.0-7.62.65535.65535 STM:1.0.0.0 --days 400"),
+        &deny,
+        2,
+        &[
+            "it is known of none of the 3 members that it would stay trusted",
+            "p2 will be untrusted at once",
+            "p3: what becomes of it cannot be told",
+            "hint: nothing was signed",
+        ],
+    );
+    assert!(mind.lock().expect("whole").pending.is_empty());
+    desk.says(
+        &format!("{deny} --even-all"),
         8,
         &[
             "constitution 2\n    + TPM denied IFX (id:49465800) 7.0.0.0 to 7.62.65535.65535\n    + TPM denied STM",
@@ -507,7 +520,9 @@ fn whom_an_amendment_costs_is_said_before_it_is_signed() {
     std::fs::write(desk.dir.path().join("next.json"), next.to_string()).expect("written");
     let text = desk.says(&format!("constitution propose next.json {via}"), 8, &["- TPM denied STM"]);
     assert!(!text.contains("untrusted"), "{text}");
-    mind.lock().expect("whole").peers[1].tpm_firmware = "2.0.0.0".to_owned();
+    for peer in &mut mind.lock().expect("whole").peers[1..] {
+        peer.tpm_firmware = "2.0.0.0".to_owned();
+    }
     mind.lock().expect("whole").peers[0].tpm_firmware.clear();
     let dbx = "5a".repeat(32);
     desk.says(
@@ -552,4 +567,53 @@ fn who_signed_two_decisions_for_one_place_is_named() {
     desk.record("p2", serve(Mind::of(&desk.operators, common.clone())));
     let explained = desk.says(&format!("explain p2 --from p1={p1} -o json"), 0, &["\"fork\": null"]);
     assert!(!explained.contains("signed both"), "{explained}");
+}
+
+// attack: P23
+#[test]
+fn who_would_be_shut_out_founds_nothing() {
+    let desk = Desk::new();
+    let _image = Operators::write(&desk.dir.path().join("image"), &["visitor"]);
+    let none = || start(Mind::of(&desk.operators, Vec::new()), Serves::Everybody);
+    let ((p1, mind), (p2, _)) = (none(), none());
+    let keys = "keys/dev/operator-1.key keys/dev/operator-2.key";
+    let certificates = "keys/dev/operator-1.crt keys/dev/operator-2.crt keys/dev/operator-3.crt";
+    desk.says(
+        &format!("found p1={p1} p2={p2} --key image/visitor.key {keys} --operators {certificates}"),
+        2,
+        &[
+            "the holder of image/visitor.crt would be no operator of the cluster",
+            "hint: nothing was signed; its operators would be operator-1, operator-2, operator-3",
+        ],
+    );
+    assert!(mind.lock().expect("whole").envelopes.is_empty());
+    assert!(!desk.dir.path().join("out/run/founding.json").exists());
+    // As one of them, the next step is reached.
+    desk.says(&format!("found p1={p1} p2={p2} --key {keys} --operators {certificates}"), 1, &["release"]);
+}
+
+// attack: P23
+#[test]
+fn who_would_be_shut_out_amends_only_when_that_is_meant() {
+    let desk = Desk::new();
+    let (at, mind) = start(desk.member(), Serves::Everybody);
+    let via = format!("--via p1={at}");
+    let propose = format!("constitution propose --remove-operator operator-1 {via}");
+    let shut_out = "no pillar would serve the holder of keys/dev/operator-1.crt any more";
+    desk.says(&propose, 2, &[shut_out, "its operators are operator-2, operator-3", "--even-me"]);
+    assert!(mind.lock().expect("whole").pending.is_empty());
+    desk.says(
+        &format!("{propose} --key keys/dev/operator-2.key"),
+        8,
+        &["- operator   operator-1", "1 of 2 signatures"],
+    );
+    let sign = format!("constitution sign --yes {via}");
+    desk.says(&sign, 2, &[shut_out, "hint: nothing was signed"]);
+    assert_eq!(mind.lock().expect("whole").envelopes.len(), 5);
+    desk.says(
+        &format!("{sign} --even-me"),
+        8,
+        &["no pillar will serve the holder of keys/dev/operator-1.crt any more", "1 more of operator-3"],
+    );
+    desk.says(&format!("{sign} --key keys/dev/operator-3.key"), 0, &["in force as entry 5"]);
 }

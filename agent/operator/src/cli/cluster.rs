@@ -134,7 +134,7 @@ pub enum ConstitutionAction {
     /// The present constitution with the changes that the options name; or a whole new document in a file: print the present
     /// one with `show -o json`, raise its version by one, change what is to change. It is in force when the threshold of the
     /// present version and that of the new one have signed; until then nothing changes (exit code 8). Before anything is
-    /// signed, it is said which members would not be trusted any more.
+    /// signed, it is said which members would not be trusted any more. In force, it is handed to every member that runs.
     Propose(Box<Propose>),
     /// Sign the version that was proposed, after a look at what changes
     ///
@@ -153,6 +153,9 @@ pub enum ConstitutionAction {
         /// Sign although no member would be trusted any more; see `propose`
         #[arg(long)]
         even_all: bool,
+        /// Sign although no pillar would serve your own key any more
+        #[arg(long)]
+        even_me: bool,
         #[command(flatten)]
         form: Form,
     },
@@ -188,6 +191,9 @@ pub struct Propose {
     /// run `pillar found`, which gives the entries to each machine by itself
     #[arg(long)]
     pub even_all: bool,
+    /// Sign although no pillar would serve your own key any more, because the new version does not name you
+    #[arg(long)]
+    pub even_me: bool,
     #[command(flatten)]
     pub via: Via,
     #[command(flatten)]
