@@ -13,11 +13,12 @@ use crate::promise::promise;
 use crate::row;
 use crate::session::connect;
 use crate::signer::Signer;
+use crate::spread::{Spread, spread};
 use crate::target::{Place, check_addr};
 use crate::view::{self, Witness};
 use crate::words;
 use pillar_model::{Action, Member, PillarId};
-use pillar_quorum::Count;
+use pillar_quorum::{Count, Envelope};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -38,13 +39,13 @@ pub async fn enroll(args: &Enroll, replace: bool) -> Outcome<Said> {
     clock::check(&place.name, machine.view.clock_offset_s)?;
     let member = row_of(&place, &proved, &args.peer)?;
     let replaces = match chain.cluster.member(&name) {
-        Some(present) if same_machine(present, &member).is_ok() && !replace => {
+        Some(present) if same_member(present, &member).is_ok() && !replace => {
             chain::hand_over(&mut machine, &chain.envelopes).await?;
             let words = format!("{name} is a member already, and this is its TPM, firmware and state volume");
             return Ok(no_news(args.form, &name, &words));
         }
         Some(present) if !replace => {
-            let what = same_machine(present, &member).err().unwrap_or_default();
+            let what = same_member(present, &member).err().unwrap_or_default();
             return Err(Failure::new(format!("{name} is a member already, with another {what}"))
                 .kind(Kind::Refused)
                 .hint(format!(
@@ -199,15 +200,20 @@ fn row_of(place: &Place, proved: &Proved, peers: &[String]) -> Outcome<Member> {
     row::member(place, proved, addresses)
 }
 
-/// Whether two rows, the second of them made just now, are of one machine in one state; else what differs. Addresses are hints, and may differ; the same
-/// TPM may get its certificate anew.
+/// The same for a row that is in force: those of before do not say who made the TPM.
+fn same_member(present: &Member, fresh: &Member) -> Result<(), String> {
+    let present = Member { tpm_maker: present.tpm_maker.or(fresh.tpm_maker), ..present.clone() };
+    same_machine(&present, fresh)
+}
+
+/// Whether two rows, the second of them made just now, are of one machine in one state; else what differs. Addresses are
+/// hints, and may differ.
 fn same_machine(a: &Member, b: &Member) -> Result<(), String> {
     for (what, same) in [
         ("name", a.name == b.name),
         ("endorsement key", a.ek_public == b.ek_public),
         ("EK certificate", a.ek_certificate == b.ek_certificate),
-        // Rows of before do not say it.
-        ("TPM maker", a.tpm_maker.is_none() || a.tpm_maker == b.tpm_maker),
+        ("TPM maker", a.tpm_maker == b.tpm_maker),
         ("attestation key", a.ak_public == b.ak_public),
         ("TLS key", a.tls_spki == b.tls_spki),
         ("state volume", a.state_volume == b.state_volume),
@@ -258,10 +264,15 @@ pub async fn decide(
     }
     let reply = chain::submit(&mut witness.connected, &proposal.envelope).await?;
     let next = (!reply.applied).then(|| next_command(&proposal.entry.action, &witness.place.name));
+    // In force, whatever becomes of this.
+    let parts = matches!(proposal.entry.action, Action::Amend(_) | Action::Revoke { .. });
+    let spread = match reply.applied && parts {
+        true => Some(spread(witness, chain, with(chain, &proposal), caller).await),
+        false => None,
+    };
     let mut given_to = None;
     if let Some(machine) = machine.filter(|_| reply.applied) {
-        let envelopes = [chain.envelopes.as_slice(), &[proposal.envelope.clone()]].concat();
-        chain::hand_over(machine, &envelopes).await?;
+        chain::hand_over(machine, &with(chain, &proposal)).await?;
         chain::wait_for(machine, reply.serial, CATCH_UP).await?;
         given_to = Some(machine.place.name.as_str());
     }
@@ -283,6 +294,7 @@ pub async fn decide(
                 "foreseen": foreseen.lines().map(str::trim).collect::<Vec<_>>(),
                 "next": next,
                 "given_to": given_to,
+                "members": spread.as_ref().map(Spread::json),
             });
             format!("{value:#}\n")
         }
@@ -297,6 +309,7 @@ pub async fn decide(
                 Some(next) => writeln!(out, "next: {next}"),
                 None => writeln!(out, "in force as entry {}", reply.serial),
             };
+            out.extend(spread.as_ref().map(Spread::text));
             if let Some(name) = given_to {
                 let _ = writeln!(
                     out,
@@ -307,6 +320,11 @@ pub async fn decide(
         }
     };
     Ok(Said { text, kind: next.map(|_| Kind::Unsigned) })
+}
+
+/// The chain with one entry more.
+fn with(chain: &Chain, proposal: &Proposal) -> Vec<Envelope> {
+    [chain.envelopes.as_slice(), std::slice::from_ref(&proposal.envelope)].concat()
 }
 
 /// Nothing had to be decided.
@@ -381,4 +399,44 @@ fn pending_text(chain: &Chain, via: &str) -> String {
         let _ = writeln!(out, "    next: {}", next_command(&proposal.entry.action, via));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pillar_model::{Bank, Digest, FirmwareReference, PcrIndex, TpmMaker};
+    use std::collections::BTreeMap;
+
+    fn row(tpm_maker: Option<TpmMaker>) -> Member {
+        let pcrs = [0, 7].map(|pcr| (PcrIndex::new(pcr).expect("a PCR"), Digest(vec![1; 32])));
+        let firmware = FirmwareReference { pcrs: BTreeMap::from(pcrs), events: Vec::new() };
+        Member {
+            name: "p1".parse().expect("a name"),
+            ek_public: Digest(vec![1; 122]),
+            ek_certificate: Digest(vec![1; 32]),
+            tpm_maker,
+            ak_public: Digest(vec![1; 88]),
+            tls_spki: Digest(vec![1; 91]),
+            firmware: BTreeMap::from([(Bank::Sha256, firmware)]),
+            state_volume: "open".to_owned(),
+            addresses: Vec::new(),
+        }
+    }
+
+    // attack: B8
+    #[test]
+    fn a_proposal_that_hides_who_made_the_tpm_is_not_signed() {
+        let (unsaid, ours, other) =
+            (row(None), row(Some(TpmMaker(*b"IFX\0"))), row(Some(TpmMaker(*b"STM "))));
+        let differs = Err("TPM maker".to_owned());
+        assert_eq!(same_machine(&ours, &ours), Ok(()));
+        assert_eq!(same_machine(&unsaid, &ours), differs);
+        assert_eq!(same_machine(&other, &ours), differs);
+        // A row in force that does not say it was signed when none did.
+        assert_eq!(same_member(&unsaid, &ours), Ok(()));
+        assert_eq!(same_member(&other, &ours), differs);
+        assert_eq!(same_member(&ours, &unsaid), differs);
+        let changed = Member { tls_spki: Digest(vec![2; 91]), ..ours.clone() };
+        assert_eq!(same_member(&unsaid, &changed), Err("TLS key".to_owned()));
+    }
 }

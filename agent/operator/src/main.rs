@@ -28,6 +28,7 @@ mod row;
 mod saved;
 mod session;
 mod signer;
+mod spread;
 mod state;
 mod status;
 mod table;

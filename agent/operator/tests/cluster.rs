@@ -617,3 +617,43 @@ fn who_would_be_shut_out_amends_only_when_that_is_meant() {
     );
     desk.says(&format!("{sign} --key keys/dev/operator-3.key"), 0, &["in force as entry 5"]);
 }
+
+// attack: P12 P23
+#[test]
+fn an_amendment_and_a_revocation_are_given_to_everybody_they_are_about() {
+    let desk = Desk::new();
+    let (p1, _) = start(desk.member(), Serves::Everybody);
+    let (p2, second) = start(desk.member(), Serves::Everybody);
+    let (p3, third) = start(desk.member(), Serves::Everybody);
+    let via = format!("--via p1={p1}");
+    let has = |mind: &std::sync::Mutex<Mind>| mind.lock().expect("whole").envelopes.len();
+    desk.record("p3", p3);
+    let revoke = format!("revoke p3 --reason stolen {via}");
+    desk.says(&revoke, 8, &["next: pillar revoke p3"]);
+    assert_eq!((has(&second), has(&third)), (5, 5), "it is not in force");
+    let text = desk.says(
+        &format!("{revoke} --key keys/dev/operator-2.key"),
+        0,
+        &["in force as entry 5", "p3 has it too", "p2 was not given it from here: there is no machine p2"],
+    );
+    assert!(!text.contains("p1 "), "{text}");
+    assert_eq!((has(&second), has(&third)), (5, 6), "the revoked machine has its revocation");
+    // Whoever lacks entries is given all of them; a machine that is no member any more is not asked, nor one that belongs
+    // to no cluster made a member by its name.
+    desk.record("p2", p2);
+    let propose = format!("constitution propose --days 400 {via}");
+    desk.says(&propose, 8, &["next: pillar constitution sign"]);
+    let sign = format!("constitution sign --yes {via} --key keys/dev/operator-2.key -o json");
+    let said: Value = serde_json::from_slice(&desk.run(&sign).stdout).expect("JSON");
+    assert_eq!(said["members"], json!({ "given": ["p2"], "lacking": [] }));
+    assert_eq!((has(&second), has(&third)), (7, 6));
+    let (stranger, empty) = start(Mind::of(&desk.operators, Vec::new()), Serves::Everybody);
+    desk.record("p2", stranger);
+    desk.says(&format!("revoke p2 --reason lost {via}"), 8, &[]);
+    desk.says(
+        &format!("revoke p2 --reason lost {via} --key keys/dev/operator-3.key"),
+        0,
+        &["in force as entry 7", "p2 was not given it from here: p2 belongs to no cluster"],
+    );
+    assert_eq!(has(&empty), 0);
+}
