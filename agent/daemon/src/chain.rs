@@ -8,9 +8,9 @@
 
 use crate::places::Places;
 use cap_std::fs::{Dir, OpenOptions};
-use pillar_model::{Digest, OperatorKey};
+use pillar_model::Digest;
 use pillar_quorum::limits::ENVELOPE_MAX_BYTES;
-use pillar_quorum::{Cluster, Envelope, EnvelopeError, Refusal, Tally};
+use pillar_quorum::{Cluster, Envelope, EnvelopeError, ImageOperators, Refusal, Tally};
 use pillar_wire::limit::REPLY_BYTES;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -90,7 +90,7 @@ pub struct Submitted {
 /// The chain.
 #[derive(Debug)]
 pub struct Chain {
-    operators: Vec<OperatorKey>,
+    operators: ImageOperators,
     place: Result<Dir, String>,
     /// Held by the one who judges and writes.
     writing: Mutex<()>,
@@ -134,7 +134,7 @@ struct Pending {
 impl Chain {
     /// Reads what is kept: up to the first entry that is damaged, which is put aside. The rest comes again from peers or
     /// operators, as if this pillar had been off since then.
-    pub fn open(places: &Places, operators: Vec<OperatorKey>) -> Self {
+    pub fn open(places: &Places, operators: ImageOperators) -> Self {
         let place = places.entries().map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
                 "the state volume is not open".to_owned()
@@ -283,7 +283,7 @@ impl Chain {
     /// The envelope with the signatures that count in it.
     fn counting(&self, cluster: Option<&Cluster>, envelope: &Envelope) -> Envelope {
         match cluster {
-            None => envelope.only_by(self.operators.iter().copied()),
+            None => envelope.only_by(self.operators.signers().iter().copied()),
             Some(cluster) => cluster.only_counting(envelope),
         }
     }
@@ -413,7 +413,7 @@ fn write(place: &Dir, name: &str, text: &[u8]) -> Result<(), (&'static str, io::
 type Loaded = (Option<Arc<Cluster>>, Vec<Known>);
 
 /// Everything that is kept, judged again.
-fn load(place: &Dir, operators: &[OperatorKey]) -> Loaded {
+fn load(place: &Dir, operators: &ImageOperators) -> Loaded {
     let (mut cluster, mut entries) = (None, Vec::new());
     while entries.len() < ENTRIES_MAX {
         let name = file_name(u64::try_from(entries.len()).unwrap_or(u64::MAX));
@@ -437,7 +437,7 @@ fn follow(
     place: &Dir,
     name: &str,
     cluster: Option<&Cluster>,
-    operators: &[OperatorKey],
+    operators: &ImageOperators,
 ) -> Result<Option<(Cluster, Known)>, String> {
     let Some(text) = read(place, name).map_err(|error| error.to_string())? else { return Ok(None) };
     let envelope = Envelope::parse(&text).map_err(|error| error.to_string())?;

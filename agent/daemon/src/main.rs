@@ -62,7 +62,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let identity = tls::Identity::generate().context("cannot make the TLS certificate")?;
     let operators =
         tls::Operators::parse(&places.operators()?).context("cannot use the operators' certificates")?;
-    let signers = operators.signers();
+    let founders = operators.founders();
     let listener = server::listen(options.listen)?;
     let peer_listener = peers::listen(options.listen_peers).context("cannot listen for other pillars")?;
     privileges::drop_all().context("cannot drop privileges")?;
@@ -71,7 +71,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let attester = attest::Attester::start(options.tcti.clone(), Arc::clone(&places), Arc::clone(&metrics))
         .context("cannot start the TPM's thread")?;
-    let chain = Arc::new(chain::Chain::open(&places, signers));
+    let chain = Arc::new(chain::Chain::open(&places, founders));
     let access = Arc::new(access::Access::new(operators, Arc::clone(&chain)));
     let tls = tls::server_config(&identity, Arc::clone(&access)).context("cannot set up TLS")?;
     let shared = Arc::new(peers::Shared::new(chain, Arc::clone(&places), attester.clone())?);

@@ -4,6 +4,7 @@
 
 use crate::access::Access;
 use pillar_model::OperatorKey;
+use pillar_quorum::ImageOperators;
 use pillar_wire::ALPN;
 use pillar_wire::tls::{Verifier, restrict_server, spki};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -11,6 +12,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, pki_types};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How many operators there may be; each handshake compares with all of them.
@@ -104,9 +106,12 @@ impl Operators {
 }
 
 impl Operators {
-    /// Those with keys that can sign entries.
-    pub fn signers(&self) -> Vec<OperatorKey> {
-        self.spkis.iter().filter_map(|spki| operator_key(spki)).collect()
+    /// Who may found: those with keys that can sign entries, and how many others there are.
+    pub fn founders(&self) -> ImageOperators {
+        let distinct: BTreeSet<&Vec<u8>> = self.spkis.iter().collect();
+        let signers: Vec<OperatorKey> = distinct.iter().filter_map(|spki| operator_key(spki)).collect();
+        let others = distinct.len() - signers.len();
+        ImageOperators::new(signers, others)
     }
 
     /// Whether this key (SubjectPublicKeyInfo) is one of them.
@@ -151,6 +156,17 @@ mod tests {
     fn operators_have_ed25519_or_p256_keys() {
         let both = certificate(&rcgen::PKCS_ED25519) + &certificate(&PKCS_ECDSA_P256_SHA256);
         assert_eq!(Operators::parse(both.as_bytes()).expect("two operators").spkis.len(), 2);
+    }
+
+    // attack: P15
+    #[test]
+    fn who_cannot_sign_is_counted_among_the_founders_all_the_same() {
+        let [first, second] = [(); 2].map(|()| certificate(&PKCS_ECDSA_P256_SHA256));
+        let pem = certificate(&rcgen::PKCS_ED25519) + &first + &second + &first;
+        let operators = Operators::parse(pem.as_bytes()).expect("three operators");
+        let founders = operators.founders();
+        let signer = operator_key(&operators.spkis[0]).expect("an Ed25519 key");
+        assert_eq!(founders, ImageOperators::new([signer], 2), "each key once");
     }
 
     #[test]

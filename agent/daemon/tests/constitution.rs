@@ -3,7 +3,9 @@
 mod lab;
 
 use lab::{DEADLINE, LOOK, Lab, Operator, Pillar, TestResult, is, maker, now_unix_s};
-use pillar_model::{Action, Constitution, DeniedTpmFirmware, Digest, Member, OperatorEntry, TpmVersion};
+use pillar_model::{
+    Action, Constitution, DbxEntry, DeniedTpmFirmware, Digest, Member, OperatorEntry, TpmVersion,
+};
 use pillar_quorum::Envelope;
 use pillar_wire::client::{self, Connected, connect};
 use pillar_wire::proto;
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
+/// What no dbx here holds.
+const DBX: DbxEntry = DbxEntry::Image([0x5a; 32]);
 /// Two heartbeats, and what a busy machine needs to tell of it.
 const AT_ONCE: Duration = Duration::from_secs(6);
 
@@ -100,16 +104,36 @@ async fn whose_tpm_firmware_is_denied_is_untrusted_at_once_by_all() -> TestResul
     Ok(())
 }
 
+// attack: B8
+#[tokio::test]
+async fn denied_firmware_is_said_though_the_same_entry_makes_every_verdict_lapse() -> TestResult {
+    let Some(mut lab) = Lab::new(3).await? else { return Ok(()) };
+    lab.all_up().await?;
+    let seen = lab.sees(0, "p3", |peer| !peer.tpm_firmware.is_empty(), DEADLINE).await?;
+    let last = seen.tpm_firmware.parse()?;
+    // It cannot prove itself anew: what is said of it is said by what it proved before.
+    lab.pillars[2].kill()?;
+    lab.sees(0, "p3", |peer| peer.state == "down", DEADLINE).await?;
+    amend(&mut lab, |next| {
+        next.denied_tpm_firmware = vec![DeniedTpmFirmware { maker: maker(2), first: TpmVersion(0), last }];
+        next.dbx_required = vec![DBX];
+    })
+    .await?;
+    let peer = lab.sees(0, "p3", |peer| is(peer, "untrusted"), AT_ONCE).await?;
+    assert_eq!(peer.check, "TPM firmware", "{}", peer.reason);
+    lab.sees(0, "p2", |peer| is(peer, "untrusted") && peer.check == "secure boot", DEADLINE).await?;
+    Ok(())
+}
+
 // attack: P22
 #[tokio::test]
 async fn who_does_not_forbid_what_must_be_forbidden_is_untrusted() -> TestResult {
     let Some(mut lab) = Lab::new(2).await? else { return Ok(()) };
     lab.all_up().await?;
-    let revoked = Digest(vec![0x5a; 32]);
-    amend(&mut lab, |next| next.dbx_required = vec![revoked.clone()]).await?;
+    amend(&mut lab, |next| next.dbx_required = vec![DBX]).await?;
     let peer = lab.sees(0, "p2", |peer| is(peer, "untrusted"), DEADLINE).await?;
     assert_eq!((peer.check.as_str(), peer.pcr), ("secure boot", 7));
-    let want = format!("dbx lacks 1 of the 1 entries that it must have: {revoked} first");
+    let want = format!("dbx lacks 1 of the 1 entries that it must have: {DBX} first");
     assert!(peer.reason.contains(&want), "{}", peer.reason);
     amend(&mut lab, |next| next.dbx_required.clear()).await?;
     lab.sees(0, "p2", |peer| is(peer, "up") && peer.heard, DEADLINE).await?;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod dbx;
 mod digest;
 mod evidence;
 mod host;
@@ -14,6 +15,7 @@ mod time;
 mod tpm;
 
 pub use boot::{Boot, NetworkSettings, NodeSettings, Phase, Slot, Tpm, WorkloadHealth, WorkloadState};
+pub use dbx::{DbxEntry, DbxTextError};
 pub use digest::{Bank, Digest, HexError, Nonce, PcrIndex, RootHash};
 pub use evidence::{Binding, Evidence, Role};
 pub use host::{Host, HostError, HostPort, PeerHint};

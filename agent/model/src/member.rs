@@ -1,7 +1,7 @@
 //! Who belongs to a cluster: pillars by their TPM, operators by their key, and the documents that operators sign.
 //! What these documents may do is decided by `agent/quorum`.
 
-use crate::{Bank, DeniedTpmFirmware, Digest, HexError, PcrIndex, ReleasePredicate, TpmMaker};
+use crate::{Bank, DbxEntry, DeniedTpmFirmware, Digest, HexError, PcrIndex, ReleasePredicate, TpmMaker};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -119,10 +119,9 @@ pub struct Constitution {
     /// Firmware of TPMs that is not believed, in ascending order. Like what follows, documents of before lack it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub denied_tpm_firmware: Vec<DeniedTpmFirmware>,
-    /// What each machine's Secure Boot must forbid: SHA-256 of an image (Authenticode) or of a certificate (DER), in
-    /// ascending order. Its dbx may hold more.
+    /// What each machine's Secure Boot must forbid, in ascending order. Its dbx may hold more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dbx_required: Vec<Digest>,
+    pub dbx_required: Vec<DbxEntry>,
     /// From when on it is void, seconds since 1970; it must be amended before.
     pub expires_unix_s: u64,
 }

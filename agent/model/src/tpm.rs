@@ -23,6 +23,9 @@ pub enum TpmTextError {
 #[serde(try_from = "String", into = "String")]
 pub struct TpmMaker(pub [u8; 4]);
 
+/// Makers whose letters the registry fills up with spaces, not with zeros: STMicroelectronics and National Semiconductor.
+const SPACE_FILLED: [&str; 2] = ["STM", "NSM"];
+
 impl TpmMaker {
     /// As EK certificates write it.
     #[must_use]
@@ -33,12 +36,25 @@ impl TpmMaker {
     /// The letters that most makers have, without the filling behind them.
     fn letters(&self) -> Option<&str> {
         let end = self.0.iter().rposition(|byte| ![0, b' '].contains(byte))? + 1;
-        let letters = &self.0[..end];
-        letters.iter().all(u8::is_ascii_alphanumeric).then(|| std::str::from_utf8(letters).ok()).flatten()
+        let letters = std::str::from_utf8(&self.0[..end]).ok()?;
+        // Letters that mean another maker when they are typed are not shown.
+        (Self::of_letters(letters) == Some(*self)).then_some(letters)
+    }
+
+    /// The maker that has these letters in the registry: in capitals, with zeros behind them, or with spaces at some.
+    fn of_letters(letters: &str) -> Option<Self> {
+        if !(1..=4).contains(&letters.len()) || !letters.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return None;
+        }
+        let capitals = letters.to_ascii_uppercase();
+        let filling = if SPACE_FILLED.contains(&capitals.as_str()) { b' ' } else { 0 };
+        let mut bytes = [filling; 4];
+        bytes[..capitals.len()].copy_from_slice(capitals.as_bytes());
+        Some(Self(bytes))
     }
 }
 
-/// For people: `IFX (id:49465800)`.
+/// For people: `IFX (id:49465800)`. Typed back as it is, or a part of it, it is the same maker.
 impl fmt::Display for TpmMaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.letters() {
@@ -48,22 +64,20 @@ impl fmt::Display for TpmMaker {
     }
 }
 
-/// The form of certificates, in whatever case, or the letters: people type `IFX`.
+/// The form of certificates, in whatever case, or the letters: people type `IFX`. Or both, as they are shown.
 impl FromStr for TpmMaker {
     type Err = TpmTextError;
     fn from_str(text: &str) -> Result<Self, TpmTextError> {
         let wrong = || TpmTextError::Maker(text.chars().take(40).collect());
+        if let Some((_, id)) = text.strip_suffix(')').and_then(|text| text.split_once(" (")) {
+            let maker: Self = id.parse().map_err(|_| wrong())?;
+            return if maker.to_string() == text { Ok(maker) } else { Err(wrong()) };
+        }
         if let Some(digits) = text.strip_prefix("id:") {
             let mut bytes = [0; 4];
             return hex::decode_to_slice(digits, &mut bytes).map(|()| Self(bytes)).map_err(|_| wrong());
         }
-        let letters = text.as_bytes();
-        if !(1..=4).contains(&letters.len()) || !letters.iter().all(u8::is_ascii_alphanumeric) {
-            return Err(wrong());
-        }
-        let mut bytes = [0; 4];
-        bytes[..letters.len()].copy_from_slice(letters);
-        Ok(Self(bytes))
+        Self::of_letters(text).ok_or_else(wrong)
     }
 }
 
@@ -176,8 +190,35 @@ mod tests {
         assert_eq!("STM ".parse::<TpmMaker>(), Err(TpmTextError::Maker("STM ".into())));
         assert_eq!("id:53544D20".parse::<TpmMaker>().map(|m| m.to_string()), Ok("STM (id:53544D20)".into()));
         assert_eq!(TpmMaker::try_from("id:49465800".to_owned()), Ok(maker));
+        assert_eq!("ifx".parse(), Ok(maker), "nobody's letters are small in the registry");
         for other in ["IFX", "id:4946580", "id:0000101f", ""] {
             assert!(TpmMaker::try_from(other.to_owned()).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn letters_are_filled_up_as_the_registry_does_and_what_is_shown_can_be_typed() {
+        for (letters, id) in [
+            ("STM", "id:53544D20"),
+            ("NSM", "id:4E534D20"),
+            ("AMD", "id:414D4400"),
+            ("INTC", "id:494E5443"),
+            ("IBM", "id:49424D00"),
+        ] {
+            let maker: TpmMaker = letters.parse().expect(letters);
+            assert_eq!((maker.id().as_str(), maker.to_string()), (id, format!("{letters} ({id})")));
+            for shown in [maker.to_string(), maker.id(), letters.to_owned()] {
+                assert_eq!(shown.parse(), Ok(maker), "{shown}");
+            }
+        }
+        // Filled up otherwise it is nobody's, and letters would name somebody else.
+        for odd in ["id:53544D00", "id:49465820", "id:49462058", "id:69667800", "id:00000000", "id:20202020"]
+        {
+            let maker: TpmMaker = odd.parse().expect(odd);
+            assert_eq!((maker.to_string().as_str(), odd.parse()), (odd, Ok(maker)));
+        }
+        for bad in ["STM (id:53544D00)", "IFX (id:53544D20)", "IFX (IFX)", "IFX ()", " (id:49465800)"] {
+            assert_eq!(bad.parse::<TpmMaker>(), Err(TpmTextError::Maker(bad.to_owned())));
         }
     }
 
@@ -203,6 +244,9 @@ mod tests {
         let version = "4.32.1.0".parse().expect("a version");
         assert!(range.covers(Some(range.maker), version) && range.covers(None, version));
         assert!(!range.covers("STM".parse().ok(), version));
+        // What ST's TPMs say they are by.
+        let st = Some(TpmMaker(*b"STM "));
+        assert!(denied("STM:4.0.0.0-4.33.0.0").covers(st, version) && !range.covers(st, version));
         assert!(!range.covers(None, "4.34.0.0".parse().expect("a version")));
         for bad in ["IFX", "4.0.0.0", "IFX:4.0", "IFX:4.0.0.0-", "Infineon:4.0.0.0"] {
             assert!(bad.parse::<DeniedTpmFirmware>().is_err(), "{bad}");

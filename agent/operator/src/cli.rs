@@ -323,6 +323,7 @@ mod tests {
             "pillar constitution propose",
             "pillar constitution propose --deny-tpm-firmware 4.0.0.0",
             "pillar constitution propose --require-dbx abcd",
+            "pillar constitution propose --require-dbx 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -96,7 +96,7 @@ fn changed(document: Option<Constitution>, present: &Constitution, args: &Propos
     next.denied_tpm_firmware.extend(&args.deny_tpm_firmware);
     next.denied_tpm_firmware.sort_unstable();
     next.denied_tpm_firmware.dedup();
-    next.dbx_required.extend(args.require_dbx.iter().map(|digest| digest.0.clone()));
+    next.dbx_required.extend(&args.require_dbx);
     next.dbx_required.sort_unstable();
     next.dbx_required.dedup();
     if let Some(days) = args.days {
@@ -195,8 +195,8 @@ fn text(constitution: &Constitution, now_unix_s: u64) -> String {
     for range in denied_tpm_firmware {
         let _ = writeln!(out, "  TPM firmware that is not believed: {range}");
     }
-    for digest in dbx_required {
-        let _ = writeln!(out, "  each dbx must hold: {digest}");
+    for entry in dbx_required {
+        let _ = writeln!(out, "  each dbx must hold: {entry}");
     }
     out
 }

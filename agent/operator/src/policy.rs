@@ -11,7 +11,7 @@ use crate::pins::Pins;
 use crate::reference::Reference;
 use crate::target::Place;
 use crate::view::Witness;
-use pillar_model::{DeniedTpmFirmware, Digest, Member, ReleasePredicate};
+use pillar_model::{DbxEntry, DeniedTpmFirmware, Digest, Member, ReleasePredicate};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -42,7 +42,7 @@ pub struct PolicyFile {
     pub denied_tpm_firmware: Vec<DeniedTpmFirmware>,
     /// What the machine's dbx must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dbx_required: Vec<Digest>,
+    pub dbx_required: Vec<DbxEntry>,
     /// Which TPM, firmware and state volume.
     pub pins: Pins,
 }

@@ -4,7 +4,7 @@ use crate::cli::Judge;
 use crate::failure::{Failure, Outcome};
 use crate::file;
 use crate::target::Files;
-use pillar_model::{DeniedTpmFirmware, Digest, Release, ReleasePredicate};
+use pillar_model::{DbxEntry, DeniedTpmFirmware, Digest, Release, ReleasePredicate};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub struct Reference {
     /// Firmware of TPMs that is not believed.
     pub denied_tpm_firmware: Vec<DeniedTpmFirmware>,
     /// What each machine's dbx must hold.
-    pub dbx_required: Vec<Digest>,
+    pub dbx_required: Vec<DbxEntry>,
 }
 
 impl Reference {

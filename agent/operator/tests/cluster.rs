@@ -514,7 +514,7 @@ fn whom_an_amendment_costs_is_said_before_it_is_signed() {
     // It is read back as it is printed; what is taken away again costs nobody anything.
     let shown = desk.run(&format!("constitution show {via} -o json"));
     let mut next: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
-    assert_eq!(next["denied_tpm_firmware"][1]["maker"], "id:53544D00");
+    assert_eq!(next["denied_tpm_firmware"][1]["maker"], "id:53544D20");
     next["denied_tpm_firmware"] = json!([]);
     next["version"] = json!(3);
     std::fs::write(desk.dir.path().join("next.json"), next.to_string()).expect("written");
@@ -524,7 +524,7 @@ fn whom_an_amendment_costs_is_said_before_it_is_signed() {
         peer.tpm_firmware = "2.0.0.0".to_owned();
     }
     mind.lock().expect("whole").peers[0].tpm_firmware.clear();
-    let dbx = "5a".repeat(32);
+    let dbx = format!("image:{}", "5a".repeat(32));
     desk.says(
         &format!("constitution propose --require-dbx {dbx} {via} --instead"),
         8,

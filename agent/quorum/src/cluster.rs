@@ -5,10 +5,8 @@ use crate::limits::{CLOCK_AHEAD_MAX_S, OPERATORS_MAX, TEXT_MAX_BYTES};
 use crate::member::{self, ek_digest};
 use crate::tally::{Electorate, Tally, tally};
 use crate::text::present;
-use crate::{Approved, ENTRY_TYPE, Envelope, EnvelopeError, Refusal, entry, release};
-use pillar_model::{
-    Action, Constitution, Digest, Entry, Member, OperatorEntry, OperatorKey, PillarId, ReleasePredicate,
-};
+use crate::{Approved, ENTRY_TYPE, Envelope, EnvelopeError, ImageOperators, Refusal, entry, release};
+use pillar_model::{Action, Constitution, Digest, Entry, Member, OperatorKey, PillarId, ReleasePredicate};
 use std::collections::BTreeMap;
 
 /// What pillars may run.
@@ -82,26 +80,29 @@ impl When {
 /// The state after a chain that was accepted before, as it is read back from disk, or had from a peer by a machine that
 /// belongs to no cluster yet. No clock is asked: it may be wrong when a machine starts. A refusal comes with the place
 /// of its entry in the list.
-pub fn replay(envelopes: &[Envelope], image_operators: &[OperatorKey]) -> Result<Cluster, (usize, Refusal)> {
+pub fn replay(
+    envelopes: &[Envelope],
+    image_operators: impl Into<ImageOperators>,
+) -> Result<Cluster, (usize, Refusal)> {
     let (first, rest) = envelopes.split_first().ok_or((0, Refusal::NoEntries))?;
-    let cluster =
-        Cluster::found_when(first, image_operators, When::Accepted).map_err(|refusal| (0, refusal))?;
+    let cluster = Cluster::found_when(first, &image_operators.into(), When::Accepted)
+        .map_err(|refusal| (0, refusal))?;
     cluster.follow(rest, When::Accepted).map_err(|(at, refusal)| (at + 1, refusal))
 }
 
 /// Who signed a founding, and who is missing. Refused when no signatures could make it good.
 pub fn founding(
     envelope: &Envelope,
-    image_operators: &[OperatorKey],
+    image_operators: impl Into<ImageOperators>,
     now_unix_s: u64,
 ) -> Result<Tally, Refusal> {
-    judge_founding(envelope, image_operators, When::New { now_unix_s }).map(|(_, tally)| tally)
+    judge_founding(envelope, &image_operators.into(), When::New { now_unix_s }).map(|(_, tally)| tally)
 }
 
 /// A founding without signatures, judged already.
 pub fn propose_founding(
     constitution: Constitution,
-    image_operators: &[OperatorKey],
+    image_operators: impl Into<ImageOperators>,
     now_unix_s: u64,
 ) -> Result<Envelope, Refusal> {
     let action = Action::Found(Box::new(constitution));
@@ -123,7 +124,7 @@ fn wrap(entry: &Entry) -> Result<Envelope, Refusal> {
 /// Everything about a first entry but whether its signatures are enough.
 fn judge_founding(
     envelope: &Envelope,
-    image_operators: &[OperatorKey],
+    image: &ImageOperators,
     when: When,
 ) -> Result<(Entry, Tally), Refusal> {
     let entry = entry::read(envelope)?;
@@ -136,43 +137,26 @@ fn judge_founding(
     }
     when.check_clock(entry.made_unix_s)?;
     constitution::check(constitution, 1, when.counts(entry.made_unix_s))?;
-    if let Some(stranger) = constitution.operators.iter().find(|o| !image_operators.contains(&o.key)) {
-        return Err(Refusal::Stranger { name: stranger.name.clone() });
-    }
-    let image = image_electorate(constitution, image_operators);
-    let image = Electorate { constitution: 0, operators: &image, needed: image.len() / 2 + 1 };
-    let tally = tally(envelope, image, Some(Electorate::of(constitution)));
+    image.check(constitution)?;
+    let named = image.named(constitution);
+    let electorate = image.electorate(&named);
+    let tally = tally(envelope, electorate, Some(Electorate::of(constitution)));
     Ok((entry, tally))
 }
 
-/// The image's operators, each key once, by the names that the first constitution gives them. More than half of them
-/// must sign a founding, or a single one could found a cluster alone on every machine that has none.
-fn image_electorate(constitution: &Constitution, keys: &[OperatorKey]) -> Vec<OperatorEntry> {
-    let mut operators: Vec<OperatorEntry> = Vec::new();
-    for key in keys {
-        if operators.iter().any(|there| there.key == *key) {
-            continue;
-        }
-        let known = constitution.operators.iter().find(|operator| operator.key == *key);
-        let name = known.map_or_else(|| format!("key {}…", hex::encode(&key.0[..4])), |o| o.name.clone());
-        operators.push(OperatorEntry { name, key: *key });
-    }
-    operators
-}
-
 impl Cluster {
-    /// The cluster that a new first entry founds. `image_operators` are the keys in this machine's sealed image: each
+    /// The cluster that a new first entry founds. `image_operators` are those of this machine's sealed image: each
     /// operator of the constitution must be among them, and more than half of them must have signed.
     pub fn found(
         envelope: &Envelope,
-        image_operators: &[OperatorKey],
+        image_operators: impl Into<ImageOperators>,
         now_unix_s: u64,
     ) -> Result<Self, Refusal> {
-        Self::found_when(envelope, image_operators, When::New { now_unix_s })
+        Self::found_when(envelope, &image_operators.into(), When::New { now_unix_s })
     }
 
-    fn found_when(envelope: &Envelope, image_operators: &[OperatorKey], when: When) -> Result<Self, Refusal> {
-        let (entry, tally) = judge_founding(envelope, image_operators, when)?;
+    fn found_when(envelope: &Envelope, image: &ImageOperators, when: When) -> Result<Self, Refusal> {
+        let (entry, tally) = judge_founding(envelope, image, when)?;
         let entry = tally.approve(entry, 0)?;
         let Action::Found(constitution) = &entry.action else { return Err(Refusal::NotFounded) };
         Ok(Self {

@@ -5,7 +5,7 @@ use crate::limits::{
     EK_ROOTS_MAX, OPERATORS_MAX,
 };
 use curve25519_dalek::edwards::CompressedEdwardsY;
-use pillar_model::{Constitution, DeniedTpmFirmware, Digest, OperatorKey, PillarId};
+use pillar_model::{Constitution, DbxEntry, DeniedTpmFirmware, Digest, OperatorKey, PillarId};
 use std::collections::BTreeSet;
 
 /// Why a constitution is refused.
@@ -98,12 +98,9 @@ pub enum ConstitutionError {
         /// The next one.
         after: Box<DeniedTpmFirmware>,
     },
-    /// What dbx must hold is not named by a SHA-256.
-    #[error("what dbx must hold is named by {0} bytes, not by a SHA-256")]
-    DbxDigest(usize),
     /// What dbx must hold is there twice, or in another order.
     #[error("what dbx must hold is not in ascending order: {0} is out of place or there twice")]
-    DbxOrder(Digest),
+    DbxOrder(DbxEntry),
     /// A member's EK is not on the new list.
     #[error("its list of endorsement keys leaves out that of the member {0}")]
     LeavesOut(PillarId),
@@ -136,10 +133,7 @@ impl ConstitutionError {
             Self::Ranges { .. } => {
                 "put the ranges of one maker into ascending order, and make one of two that overlap"
             }
-            Self::DbxDigest(_) => {
-                "name an image by its Authenticode SHA-256, a certificate by the SHA-256 of its DER"
-            }
-            Self::DbxOrder(_) => "sort the list, each digest once",
+            Self::DbxOrder(_) => "sort the list: certificates before images, each by its digest and once",
             Self::LeavesOut(_) => "revoke the member first, or leave its endorsement key on the list",
         }
     }
@@ -253,16 +247,13 @@ fn check_denied(denied: &[DeniedTpmFirmware]) -> Result<(), ConstitutionError> {
     }
 }
 
-fn check_dbx(required: &[Digest]) -> Result<(), ConstitutionError> {
+fn check_dbx(required: &[DbxEntry]) -> Result<(), ConstitutionError> {
     if required.len() > DBX_REQUIRED_MAX {
         let (found, max) = (required.len(), DBX_REQUIRED_MAX);
-        return Err(ConstitutionError::TooMany { what: "digests that dbx must hold", found, max });
-    }
-    if let Some(bytes) = required.iter().map(|digest| digest.0.len()).find(|bytes| *bytes != 32) {
-        return Err(ConstitutionError::DbxDigest(bytes));
+        return Err(ConstitutionError::TooMany { what: "entries that dbx must hold", found, max });
     }
     match required.windows(2).find(|pair| pair[0] >= pair[1]) {
-        Some(pair) => Err(ConstitutionError::DbxOrder(pair[1].clone())),
+        Some(pair) => Err(ConstitutionError::DbxOrder(pair[1])),
         None => Ok(()),
     }
 }

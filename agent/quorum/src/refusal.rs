@@ -83,6 +83,18 @@ pub enum Refusal {
     /// The new constitution cannot be one.
     #[error("the constitution is refused")]
     Constitution(#[from] ConstitutionError),
+    /// Too many of the image's operators have keys that cannot sign.
+    #[error(
+        "{needed} of the {operators} operators of this machine's image must sign a founding, and only {signers} of them have keys that can (Ed25519)"
+    )]
+    TooFewSigners {
+        /// All of them.
+        operators: usize,
+        /// Those who can.
+        signers: usize,
+        /// How many must.
+        needed: usize,
+    },
     /// A founder whom the sealed image does not know.
     #[error("{name} is not among the operators of this machine's image")]
     Stranger {
@@ -157,6 +169,9 @@ impl Refusal {
             Self::Constitution(source) => source.hint(),
             Self::Stranger { .. } => {
                 "found with operators whose certificates were in the keys folder when the image was built"
+            }
+            Self::TooFewSigners { .. } => {
+                "make Ed25519 keys for the others with `pillar-keys operator`, and build the image with their certificates"
             }
             Self::Admit { source, .. } => source.hint(),
             Self::NoMember(_) => "`pillar status` lists the members",

@@ -3,13 +3,13 @@
 mod support;
 
 use pillar_model::{
-    Action, Bank, Constitution, DeniedTpmFirmware, Digest, Entry, FirmwareEvent, Member, OperatorEntry,
-    OperatorKey, PackageRef, ReleasePredicate,
+    Action, Bank, Constitution, DbxEntry, DeniedTpmFirmware, Digest, Entry, FirmwareEvent, Member,
+    OperatorEntry, OperatorKey, PackageRef, ReleasePredicate,
 };
 use pillar_quorum::limits::*;
 use pillar_quorum::{
-    Cluster, ConstitutionError, Count, ENTRY_TYPE, Envelope, MemberError, Refusal, ReleaseError, TextError,
-    check_operator_key, fork, founding, propose_founding, replay, signed_both,
+    Cluster, ConstitutionError, Count, ENTRY_TYPE, Envelope, ImageOperators, MemberError, Refusal,
+    ReleaseError, TextError, check_operator_key, fork, founding, propose_founding, replay, signed_both,
 };
 use support::*;
 
@@ -88,7 +88,7 @@ fn documents_of_before_are_read_and_one_that_denies_firmware_wants_the_maker_in_
     let cluster = after(&lab(), admit(member("p1", 1)));
     let next = odd_constitution(|c| {
         c.denied_tpm_firmware = ["IFX:4.0.0.0-4.33.0.0", "IFX:6.0.0.0", "STM:1.0.0.0"].map(denied).to_vec();
-        c.dbx_required = vec![Digest(vec![1; 32]), Digest(vec![2; 32])];
+        c.dbx_required = vec![DbxEntry::Certificate([2; 32]), DbxEntry::Image([1; 32])];
     });
     // Who is a member already stays one; what his evidence is worth, the verifier says.
     let cluster = after(&cluster, amend(next));
@@ -368,6 +368,25 @@ fn a_founding_needs_the_image_and_its_own_threshold() {
     let Refusal::TooFewSignatures { count, uncounted: 0 } = &alone else { panic!("{alone}") };
     assert_eq!((count.constitution, count.have(), count.needed), (0, 1, 3));
     assert!(alone.to_string().starts_with("1 of 3 signatures of the image's operators are there"));
+    // Who has a key of another kind cannot sign, and is an operator of the image all the same.
+    let mixed = |signers: &[u8], others| ImageOperators::new(signers.iter().map(|n| key(*n)), others);
+    let propose = |image: &ImageOperators, operators: &[u8], threshold| {
+        propose_founding(constitution(1, operators, threshold), image, NOW)
+    };
+    let (one, why) = (mixed(&[1], 2), Refusal::TooFewSigners { operators: 3, signers: 1, needed: 2 });
+    assert_eq!(propose(&one, &[1], 1), Err(why.clone()));
+    let by_hand = signed(propose(&mixed(&[1], 0), &[1], 1).expect("alone in the image"), &[1]);
+    assert_eq!(Cluster::found(&by_hand, &one, NOW), Err(why.clone()));
+    assert_eq!(replay(&[by_hand], &one), Err((0, why.clone())));
+    assert!(why.to_string().starts_with("2 of the 3 operators of this machine's image must sign a founding"));
+    assert!(why.hint().contains("Ed25519"), "{}", why.hint());
+    let three_of_five = mixed(&[1, 2, 3], 2);
+    let envelope = propose(&three_of_five, &[1, 2], 2).expect("three can sign");
+    assert!(matches!(
+        Cluster::found(&signed(envelope.clone(), &[1, 2]), &three_of_five, NOW),
+        Err(Refusal::TooFewSignatures { count, .. }) if count.needed == 3
+    ));
+    Cluster::found(&signed(envelope, &[1, 2, 3]), &three_of_five, NOW).expect("three of five");
     // A key that is in the image twice is one key.
     let doubled = [key(1), key(1), key(2)];
     let envelope = signed(propose_founding(constitution(1, &[1], 1), &doubled, NOW).expect("good"), &[1]);
@@ -496,16 +515,18 @@ fn constitutions_that_cannot_be_are_refused() {
             ranges("STM:1.0.0.0", "IFX:1.0.0.0"),
         ),
         (
-            odd_constitution(|c| c.dbx_required = vec![Digest(vec![1; 32]); 513]),
-            ConstitutionError::TooMany { what: "digests that dbx must hold", found: 513, max: 512 },
+            odd_constitution(|c| c.dbx_required = vec![DbxEntry::Image([1; 32]); 513]),
+            ConstitutionError::TooMany { what: "entries that dbx must hold", found: 513, max: 512 },
         ),
         (
-            odd_constitution(|c| c.dbx_required = vec![Digest(vec![1; 32]), Digest(vec![2; 20])]),
-            ConstitutionError::DbxDigest(20),
+            odd_constitution(|c| c.dbx_required = vec![DbxEntry::Image([1; 32]); 2]),
+            ConstitutionError::DbxOrder(DbxEntry::Image([1; 32])),
         ),
         (
-            odd_constitution(|c| c.dbx_required = vec![Digest(vec![1; 32]), Digest(vec![1; 32])]),
-            ConstitutionError::DbxOrder(Digest(vec![1; 32])),
+            odd_constitution(|c| {
+                c.dbx_required = vec![DbxEntry::Image([1; 32]), DbxEntry::Certificate([2; 32])];
+            }),
+            ConstitutionError::DbxOrder(DbxEntry::Certificate([2; 32])),
         ),
     ];
     for (constitution, why) in rows {

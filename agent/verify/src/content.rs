@@ -7,7 +7,7 @@ use pillar_measure::cel::{CelLog, Kind};
 use pillar_measure::hash::{hash, zero};
 use pillar_measure::secure_boot::{Authority, Signature, state};
 use pillar_measure::tcg::{Event, EventLog, EventType};
-use pillar_model::{Bank, Digest, NodeSettings, PcrIndex, ReleasePredicate, StateReport};
+use pillar_model::{Bank, DbxEntry, Digest, NodeSettings, PcrIndex, ReleasePredicate, StateReport};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A UUID as text.
@@ -275,7 +275,7 @@ pub(crate) fn state_volume(proved: &Proved<'_>) -> Result<String, Fault> {
 pub(crate) fn secure_boot(
     proved: &Proved<'_>,
     release: &ReleasePredicate,
-    dbx_required: &[Digest],
+    dbx_required: &[DbxEntry],
 ) -> Result<(), Fault> {
     let pcr = index(pcr::SECURE_BOOT)?;
     let refuse = |reason: String| Err(Fault::pcr(pcr, reason));
@@ -316,20 +316,22 @@ pub(crate) fn secure_boot(
     }
 }
 
-/// What a dbx must forbid by SHA-256 and does not.
-fn lacking<'d>(dbx: &[Signature], required: &'d [Digest]) -> Vec<&'d Digest> {
+/// What a dbx must forbid and does not. A digest counts as what it is the digest of, and as nothing else.
+fn lacking<'d>(dbx: &[Signature], required: &'d [DbxEntry]) -> Vec<&'d DbxEntry> {
     // Most constitutions demand nothing, and a dbx has hundreds of entries.
     if required.is_empty() {
         return Vec::new();
     }
-    let mut there = BTreeSet::new();
-    for entry in dbx {
-        match entry {
-            Signature::Certificate(digest) | Signature::ImageSha256(digest) => there.insert(digest),
-            Signature::Other(_) => false,
-        };
-    }
-    required.iter().filter(|digest| !there.contains(digest)).collect()
+    let sha256 = |digest: &Digest| <[u8; 32]>::try_from(digest.0.as_slice()).ok();
+    let there: BTreeSet<DbxEntry> = dbx
+        .iter()
+        .filter_map(|entry| match entry {
+            Signature::Certificate(digest) => sha256(digest).map(DbxEntry::Certificate),
+            Signature::ImageSha256(digest) => sha256(digest).map(DbxEntry::Image),
+            Signature::Other(_) => None,
+        })
+        .collect();
+    required.iter().filter(|entry| !there.contains(entry)).collect()
 }
 
 fn list(signatures: &[Signature]) -> String {

@@ -2,7 +2,9 @@
 
 use crate::tpm::Counters;
 use pillar_measure::review::ExitBootServices;
-use pillar_model::{Bank, DeniedTpmFirmware, Digest, FirmwareReference, ReleasePredicate, TpmMaker};
+use pillar_model::{
+    Bank, DbxEntry, DeniedTpmFirmware, Digest, FirmwareReference, ReleasePredicate, TpmMaker,
+};
 
 /// What the verifier demands.
 #[derive(Debug, Clone)]
@@ -23,8 +25,8 @@ pub struct Policy<'a> {
     pub exit_boot_services: ExitBootServices,
     /// TPM firmware that is known to be broken.
     pub denied_tpm_firmware: &'a [DeniedTpmFirmware],
-    /// What Secure Boot must forbid: SHA-256 of images (Authenticode) or of certificates (DER), all of them in dbx.
-    pub dbx_required: &'a [Digest],
+    /// What Secure Boot must forbid, all of it in dbx and as entries of that kind.
+    pub dbx_required: &'a [DbxEntry],
     /// Clock and counters of this pillar's last accepted evidence, perhaps of an earlier boot: they only count up.
     pub previous: Option<Counters>,
     /// Clock and counters of the evidence that opened the session on which this evidence came: the TPM was not reset

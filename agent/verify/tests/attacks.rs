@@ -13,7 +13,7 @@ use pillar_measure::cel::CelLog;
 use pillar_measure::hash::hash;
 use pillar_measure::secure_boot::{Signature, signatures};
 use pillar_measure::tcg::{Event, EventLog};
-use pillar_model::{Bank, DeniedTpmFirmware, Digest, Evidence, FirmwareReference};
+use pillar_model::{Bank, DbxEntry, DeniedTpmFirmware, Digest, Evidence, FirmwareReference};
 use pillar_verify::ear::{Verifier, ear};
 use pillar_verify::{
     AK_ATTRIBUTES, Check, Counters, EkTrust, ExitBootServices, Firmware, Policy, Rejection, SameTpm,
@@ -574,7 +574,7 @@ fn tpms_off_the_list_or_with_denied_firmware_are_refused() {
     // The TPM of these tests says that its firmware is 0.0.0.7.
     for (denied, maker, reason) in [
         (["IFX:0.0.0.7", "STM:0.0.0.9"], "IFX", "TPM firmware 0.0.0.7 is denied (IFX (id:49465800) 0.0.0.7)"),
-        (["IFX:0.0.0.1", "STM:0.0.0.1-0.0.0.8"], "STM", "(STM (id:53544D00) 0.0.0.1 to 0.0.0.8)"),
+        (["IFX:0.0.0.1", "STM:0.0.0.1-0.0.0.8"], "STM", "(STM (id:53544D20) 0.0.0.1 to 0.0.0.8)"),
         // A row that does not say whose TPM it is: it may be anybody's.
         (["IFX:0.0.0.1", "STM:0.0.0.6-0.0.0.7"], "", "0.0.0.7); who made this TPM is not known"),
     ] {
@@ -584,7 +584,7 @@ fn tpms_off_the_list_or_with_denied_firmware_are_refused() {
     }
     // Another maker's firmware of that number is another firmware.
     let verified = judged(&["IFX:0.0.0.7", "STM:0.0.0.9"], "STM").unwrap();
-    assert_eq!(verified.tpm_maker().map(|maker| maker.id()).as_deref(), Some("id:53544D00"));
+    assert_eq!(verified.tpm_maker().map(|maker| maker.id()).as_deref(), Some("id:53544D20"));
     assert!(judged(&["IFX:0.0.0.0-0.0.0.6", "IFX:0.0.0.8-1.0.0.0"], "").is_ok());
     let allowed = [Digest(vec![1; 32])];
     let mut peer = Peer::new();
@@ -620,15 +620,19 @@ fn a_dbx_that_lacks_what_it_must_have_is_refused() {
         let new = &parsed.events[parsed.events.len() - 2];
         replaced(log, old, bytes_of(&more, new))
     });
-    let certificate = hash(Bank::Sha256, &[certificate]);
-    let judged = |required: &[Digest]| peer.under(|p| peer.judge(&Policy { dbx_required: required, ..p }));
+    let sha256 = |digest: &Digest| <[u8; 32]>::try_from(digest.0.as_slice()).unwrap();
+    let (image, certificate) = (sha256(&image), sha256(&hash(Bank::Sha256, &[certificate])));
+    let judged = |required: &[DbxEntry]| peer.under(|p| peer.judge(&Policy { dbx_required: required, ..p }));
     assert!(judged(&[]).is_ok(), "it may hold more");
-    assert!(judged(&[image.clone(), certificate.clone()]).is_ok(), "images and certificates");
-    let missing = Digest(vec![0x22; 32]);
-    let rejection = judged(&[image, missing.clone(), certificate]).unwrap_err();
-    assert_eq!((rejection.check, rejection.pcr), (Check::SecureBoot, Some(pcr(7))));
-    let want = format!("dbx lacks 1 of the 3 entries that it must have: {missing} first");
-    assert!(rejection.reason.contains(&want), "{rejection}");
+    let both = [DbxEntry::Certificate(certificate), DbxEntry::Image(image)];
+    assert!(judged(&both).is_ok(), "images and certificates");
+    // What nobody has, and what is there as the other kind: an image's hash does not forbid what a certificate signed.
+    for missing in [DbxEntry::Image([0x22; 32]), DbxEntry::Certificate(image), DbxEntry::Image(certificate)] {
+        let rejection = judged(&[both[0], missing, both[1]]).unwrap_err();
+        assert_eq!((rejection.check, rejection.pcr), (Check::SecureBoot, Some(pcr(7))));
+        let want = format!("dbx lacks 1 of the 3 entries that it must have: {missing} first");
+        assert!(rejection.reason.contains(&want), "{rejection}");
+    }
 }
 
 /// A TLS key's certification, good until it is changed.

@@ -30,11 +30,11 @@ pub(crate) fn envelope(bytes: &[u8]) -> bool {
     assert!(Envelope::parse(&[bytes, b"{}"].concat()).is_err(), "something behind the envelope was accepted");
     let merged = envelope.merge(&envelope).expect("an envelope merges with itself");
     assert!(merged.signatures().len() <= envelope.signatures().len(), "signatures from nowhere");
-    let founded = Cluster::found(&envelope, &KEYS, NOW);
+    let founded = Cluster::found(&envelope, &*KEYS, NOW);
     if let Ok(cluster) = &founded {
         let good = Envelope::parse(GOOD).expect("an envelope of the corpus");
         assert_eq!(envelope.payload(), good.payload(), "something that nobody signed founds a cluster");
-        assert_eq!(replay(std::slice::from_ref(&envelope), &KEYS).as_ref(), Ok(cluster));
+        assert_eq!(replay(std::slice::from_ref(&envelope), &*KEYS).as_ref(), Ok(cluster));
     }
     founded.is_ok()
 }
@@ -52,7 +52,7 @@ pub(crate) fn entries(bytes: &[u8]) -> bool {
             envelope.add_signature(key, signature).expect("a good signature");
         }
         let next = match &cluster {
-            None => Cluster::found(&envelope, &KEYS, NOW),
+            None => Cluster::found(&envelope, &*KEYS, NOW),
             Some(before) => before.apply(&envelope, NOW),
         };
         let Ok(next) = next else { break };
@@ -61,8 +61,8 @@ pub(crate) fn entries(bytes: &[u8]) -> bool {
         cluster = Some(next);
     }
     let Some(cluster) = cluster else { return false };
-    assert_eq!(replay(&chain, &KEYS).as_ref(), Ok(&cluster), "read back it is another cluster");
-    let cut = replay(&chain[1..], &KEYS);
+    assert_eq!(replay(&chain, &*KEYS).as_ref(), Ok(&cluster), "read back it is another cluster");
+    let cut = replay(&chain[1..], &*KEYS);
     assert!(cut.is_err(), "a chain without its beginning was accepted");
     true
 }

@@ -101,7 +101,7 @@ impl Disk {
     }
 
     fn chain(&self) -> Chain {
-        Chain::open(&Places::open(self.root.path()).expect("places"), image())
+        Chain::open(&Places::open(self.root.path()).expect("places"), (&image()).into())
     }
 
     fn entry(&self, serial: u64) -> PathBuf {

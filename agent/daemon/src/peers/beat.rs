@@ -106,12 +106,7 @@ impl Watch {
             states.insert(name.clone(), state);
         }
         self.states = states;
-        for name in self.shared.connected_names() {
-            let lives = self.shared.table().get(&name).is_some_and(|peer| peer.live_verdict(now).is_some());
-            if !lives {
-                self.shared.cut_all(&name, "no live verdict about it");
-            }
-        }
+        self.shared.cut_unverified();
     }
 }
 

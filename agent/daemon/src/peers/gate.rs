@@ -2,8 +2,10 @@
 //! policy that the chain says.
 
 use super::Shared;
-use super::table::{Peer, REATTEST, Refusal, VERDICT_LIFE, Verdict};
-use pillar_model::{Bank, Binding, Evidence, FirmwareReference, PillarId, RootHash};
+use super::table::{Peer, REATTEST, Refusal, Table, VERDICT_LIFE, Verdict};
+use pillar_model::{
+    Bank, Binding, DeniedTpmFirmware, Evidence, FirmwareReference, PillarId, RootHash, TpmMaker,
+};
 use pillar_quorum::{Cluster, Releases};
 use pillar_session as session;
 use pillar_verify::{
@@ -130,29 +132,25 @@ impl Shared {
         let releases = cluster.releases().into_iter().flat_map(Releases::iter);
         let may_run: Vec<RootHash> = releases.map(|release| release.root_hash).collect();
         let dbx = dbx_required(cluster);
-        let denied = &cluster.constitution().denied_tpm_firmware;
-        let of_denied = {
-            let mut table = self.table();
-            table.lapse_unless(|verdict| may_run.contains(&verdict.root_hash) && verdict.dbx_required == dbx);
-            let rows = cluster.members().values();
-            let denied = rows.filter_map(|row| {
-                let version = table.get(&row.name)?.live_verdict(Instant::now())?.counters.tpm_version();
-                let error = denied_tpm_firmware(denied, row.tpm_maker, version).err()?;
-                Some((row.name.clone(), error))
-            });
-            denied.collect::<Vec<_>>()
-        };
-        for (name, error) in of_denied {
-            let check = Check::TpmFirmware;
-            let refused = Refusal {
-                check: check.name().to_owned(),
-                pcr: None,
-                event: None,
-                reason: error.to_string(),
-                hint: check.hint().to_owned(),
-            };
-            self.refuse(&name, refused, None);
+        // First what is known to be wrong, then what is not known to be right: "lapsed" would hide the reason.
+        let rows = cluster.members().values().map(|row| (&row.name, row.tpm_maker));
+        let refused = refuse_denied(&mut self.table(), &cluster.constitution().denied_tpm_firmware, rows);
+        self.table()
+            .lapse_unless(|verdict| may_run.contains(&verdict.root_hash) && verdict.dbx_required == dbx);
+        for (name, reason) in refused {
+            self.cut_all(&name, &reason);
             self.judged(&name);
+        }
+    }
+
+    /// Cuts every connection of a peer about whom no verdict lives.
+    pub fn cut_unverified(&self) {
+        let now = Instant::now();
+        for name in self.connected_names() {
+            let lives = self.table().get(&name).is_some_and(|peer| peer.live_verdict(now).is_some());
+            if !lives {
+                self.cut_all(&name, "no live verdict about it");
+            }
         }
     }
 
@@ -162,6 +160,33 @@ impl Shared {
         self.table().peer(name).refused(refusal, report);
         self.cut_all(name, &reason);
     }
+}
+
+/// Refuses whose TPM had firmware, by the last evidence that was accepted of it, that is denied now; returns them with the
+/// reason. That evidence may be old: the firmware is not forgotten with the verdict. Who is refused already is so for a
+/// reason of its own.
+fn refuse_denied<'m>(
+    table: &mut Table,
+    denied: &[DeniedTpmFirmware],
+    rows: impl Iterator<Item = (&'m PillarId, Option<TpmMaker>)>,
+) -> Vec<(PillarId, String)> {
+    let mut refused = Vec::new();
+    for (name, maker) in rows {
+        let judged = table.get(name).filter(|peer| peer.refusal().is_none());
+        let Some(counters) = judged.and_then(Peer::previous) else { continue };
+        let Err(error) = denied_tpm_firmware(denied, maker, counters.tpm_version()) else { continue };
+        let check = Check::TpmFirmware;
+        let refusal = Refusal {
+            check: check.name().to_owned(),
+            pcr: None,
+            event: None,
+            reason: error.to_string(),
+            hint: check.hint().to_owned(),
+        };
+        refused.push((name.clone(), format!("{}: {}", refusal.check, refusal.reason)));
+        table.peer(name).refused(refusal, None);
+    }
+    refused
 }
 
 /// Two connections with one peer are attested independently, so that an older quote may be judged after a newer one: the
@@ -174,8 +199,8 @@ fn with_slack(previous: Counters) -> Counters {
 /// The constitution's demand in short, to tell one from another.
 fn dbx_required(cluster: &Cluster) -> [u8; 32] {
     let mut all = Context::new(&SHA256);
-    for digest in &cluster.constitution().dbx_required {
-        all.update(&digest.0);
+    for entry in &cluster.constitution().dbx_required {
+        all.update(entry.to_string().as_bytes());
     }
     let mut short = [0; 32];
     short.copy_from_slice(all.finish().as_ref());
@@ -193,5 +218,69 @@ fn refusal(rejection: &Rejection) -> Refusal {
         event: rejection.changed.clone(),
         reason: rejection.reason.clone(),
         hint: rejection.hint.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pillar_model::PeerState;
+
+    fn verdict(at: Instant) -> Verdict {
+        let firmware_version = 0x0007_003E_0C36_0001;
+        Verdict {
+            at,
+            counters: Counters {
+                clock_ms: 1,
+                reset_count: 1,
+                restart_count: 0,
+                safe: true,
+                firmware_version,
+            },
+            version: "1".to_owned(),
+            root_hash: RootHash([1; 32]),
+            dbx_required: [0; 32],
+            heartbeat_key: vec![7; 32],
+        }
+    }
+
+    // attack: B8
+    #[test]
+    fn firmware_is_denied_by_the_last_evidence_however_old_and_other_reasons_stay() {
+        let names = ["p2", "p3", "p4", "p5"].map(|name| name.parse::<PillarId>().expect("a name"));
+        let [lapsed, refused, other, unknown] = &names;
+        let mut table = Table::default();
+        let start = Instant::now();
+        table.peer(lapsed).accepted(verdict(start), None);
+        table.peer(refused).accepted(verdict(start), None);
+        let reason = Refusal {
+            check: "replay".to_owned(),
+            pcr: None,
+            event: None,
+            reason: "another".to_owned(),
+            hint: String::new(),
+        };
+        table.peer(refused).refused(reason, None);
+        table.peer(other).accepted(verdict(start), None);
+        table.peer(unknown);
+        table.lapse();
+        let now = start + 2 * VERDICT_LIFE;
+        assert_eq!(table.peer(lapsed).state(now).0, PeerState::Down);
+
+        let denied = ["IFX:7.62.3126.0-7.62.3126.1".parse().expect("a range")];
+        let maker = |name: &str| name.parse::<TpmMaker>().ok();
+        let makers = [maker("IFX"), maker("IFX"), maker("STM"), maker("IFX")];
+        let mut cut = refuse_denied(&mut table, &denied, names.iter().zip(makers));
+        assert_eq!(cut.len(), 1, "{cut:?}");
+        let (name, words) = cut.pop().expect("one");
+        assert_eq!(&name, lapsed);
+        assert!(words.starts_with("TPM firmware: TPM firmware 7.62.3126.1 is denied"), "{words}");
+        assert_eq!(table.peer(lapsed).state(now), (PeerState::Untrusted, words));
+        let kept = (PeerState::Untrusted, "replay: another".to_owned());
+        assert_eq!(table.peer(refused).state(now), kept);
+        for trusted in [other, unknown] {
+            assert_eq!(table.peer(trusted).state(now).0, PeerState::Down);
+        }
+        assert!(refuse_denied(&mut table, &[], names.iter().zip(makers)).is_empty());
     }
 }

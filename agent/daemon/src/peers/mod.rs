@@ -298,6 +298,8 @@ fn call_members(
     for name in shared.connected_names().iter().filter(|name| !rows.contains_key(name)) {
         shared.cut_all(name, "it is no member any more");
     }
+    // What the entry says does not wait for the next pulse.
+    shared.cut_unverified();
     for name in rows.into_keys() {
         match callers.get(&name) {
             Some(_) => {

@@ -366,7 +366,8 @@ impl Table {
         self.peers.iter()
     }
 
-    /// Who vouches for `name`, as far as this pillar (`own`) knows: itself by its own verdict, others by their word.
+    /// Who vouches for `name`, as far as this pillar (`own`) knows: itself by its own verdict, others by their word. For
+    /// who refuses this pillar it does not stand: there is no connection for its verdict to hold.
     pub fn vouchers(&self, name: &PillarId, own: &PillarId, now: Instant) -> Vec<PillarId> {
         let mut vouchers: BTreeSet<PillarId> = self
             .peers
@@ -375,7 +376,7 @@ impl Table {
             .filter(|(_, peer)| peer.speaks(now).is_some_and(|said| said.vouches_for.contains(name)))
             .map(|(other, _)| other.clone())
             .collect();
-        if self.get(name).is_some_and(|peer| peer.live_verdict(now).is_some()) {
+        if self.get(name).is_some_and(|peer| peer.live_verdict(now).is_some() && !peer.is_refusing()) {
             vouchers.insert(own.clone());
         }
         vouchers.into_iter().collect()
@@ -558,6 +559,11 @@ mod tests {
         *table.peer(&p2) = peer;
         assert_eq!(table.vouchers(&p3, &own, now), std::slice::from_ref(&p2));
         table.peer(&p3).accepted(verdict(now), None);
+        assert_eq!(table.vouchers(&p3, &own, now), [own.clone(), p2.clone()]);
+        // Whoever refuses this pillar has others to vouch for it, while they do.
+        table.peer(&p3).refuses_us("firmware: PCR 1".to_owned());
+        assert_eq!(table.vouchers(&p3, &own, now), std::slice::from_ref(&p2));
+        table.peer(&p3).believes_us();
         assert_eq!(table.vouchers(&p3, &own, now), [own.clone(), p2.clone()]);
         // Who is not believed does not vouch.
         table.peer(&p2).refused(refusal(), None);

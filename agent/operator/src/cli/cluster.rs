@@ -2,10 +2,9 @@
 
 use super::options::{Caller, Form, Judge, Run, Signing, Via};
 use clap::{Args, Subcommand};
-use pillar_model::{DeniedTpmFirmware, Digest};
+use pillar_model::{DbxEntry, DeniedTpmFirmware};
 use pillar_signer::{PassphraseFrom, Source};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// See [`super::Action::Found`].
 #[derive(Debug, Args)]
@@ -181,9 +180,10 @@ pub struct Propose {
     /// IFX:4.0.0.0-4.33.65535.65535. `pillar attest` prints both of a machine
     #[arg(long, value_name = "MAKER:VERSION[-VERSION]", num_args = 1.., group = "change")]
     pub deny_tpm_firmware: Vec<DeniedTpmFirmware>,
-    /// Demand that each machine's Secure Boot forbids this: SHA-256 of an image (Authenticode) or of a certificate (DER)
-    #[arg(long, value_name = "SHA256", num_args = 1.., group = "change")]
-    pub require_dbx: Vec<DbxDigest>,
+    /// Demand that each machine's Secure Boot forbids this: image: and the SHA-256 of an image (Authenticode), or
+    /// certificate: and that of a certificate (DER)
+    #[arg(long, value_name = "KIND:SHA256", num_args = 1.., group = "change")]
+    pub require_dbx: Vec<DbxEntry>,
     /// Let it expire in so many days
     #[arg(long, value_name = "DAYS", group = "change")]
     pub days: Option<u32>,
@@ -202,16 +202,4 @@ pub struct Propose {
     pub caller: Caller,
     #[command(flatten)]
     pub form: Form,
-}
-
-/// A SHA-256 as people type it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DbxDigest(pub Digest);
-
-impl FromStr for DbxDigest {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digest = hex::decode(text).ok().filter(|bytes| bytes.len() == 32);
-        digest.map(|bytes| Self(Digest(bytes))).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
-    }
 }
