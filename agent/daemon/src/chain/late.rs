@@ -55,10 +55,15 @@ impl Chain {
             return (late, waits.ok_or_else(|| refusal.into()));
         }
         let here = self.cluster();
+        // What follows ours is late itself, and the beginning of another chain when it does not follow what waits.
+        let of_ours = || if is_expiry(&refusal) { self.after(here.as_deref(), envelope).ok() } else { None };
+        let follows = late.cluster.as_ref().and_then(|cluster| self.after(Some(cluster), envelope).ok());
+        let follows_late = follows.is_some();
+        let Some(next) = follows.or_else(of_ours) else { return (late, Err(refusal.into())) };
+        if !follows_late {
+            std::mem::take(&mut late).remove(place);
+        }
         let before = late.cluster.as_ref().or(here.as_deref());
-        let follows = late.cluster.is_some() || is_expiry(&refusal);
-        let next = if follows { self.after(before, envelope).ok() } else { None };
-        let Some(next) = next else { return (late, Err(refusal.into())) };
         let counting = self.counting(before, envelope);
         let room = self.kept().room().with(&late);
         let serial = next.serial();
@@ -89,6 +94,8 @@ impl Chain {
             let envelope = Envelope::parse(&text)?;
             let next = self.after(self.cluster().as_deref(), &envelope)?;
             self.keep(place, next, &envelope)?;
+            // One at a time is there twice: `Room` counts on it.
+            remove(place, &name(serial));
         }
         Ok(())
     }
@@ -136,9 +143,11 @@ pub(super) fn remove_all(place: &Dir) {
     }
 }
 
-fn remove(place: &Dir, name: &str) {
-    if let Err(error) = place.remove_file(name) {
-        warn!("cannot remove {name}: {error}");
+/// Where there is none, nothing is to do.
+pub(super) fn remove(place: &Dir, name: &str) {
+    match place.remove_file(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => warn!("cannot remove {name}: {error}"),
+        _ => {}
     }
 }
 
