@@ -3,7 +3,11 @@
 //! nothing else does: one who was removed is out, whatever the image says, and one who came later is in, with any
 //! certificate that holds his key.
 //!
-//! **Invariant:** nobody is let in for longer than the entry says that took the right away: each request asks anew.
+//! **Invariant:** nobody is let in for longer than this pillar lacks the entry that took the right away: each request asks
+//! anew. An entry can be lacking that it once had: where the disk gives one back damaged, or not at all, those from it
+//! on are not in force (before the first one, the image's operators are back) until peers or operators give them again.
+//! An operator whom they removed is let in so long. The pillar says so with its status ([`Chain::trouble`]); nobody but
+//! operators could repair it, so that it does not shut its door.
 
 use crate::chain::Chain;
 use crate::tls::{Operators, operator_key};

@@ -4,7 +4,8 @@
 //!
 //! **Invariants:** an entry is on the disk, whole and synced, before anything acts on it. It is kept with the signatures
 //! that count and no others, so that nobody can make it larger than it is read back. In memory are their digests alone,
-//! however long the chain is. Whoever asks for the state waits neither for signatures nor for the disk.
+//! however long the chain is. Whoever asks for the state waits neither for signatures nor for the disk. No entry is taken
+//! off the disk because it cannot be read or believed: an approved one in its place moves it aside.
 
 use crate::places::Places;
 use cap_std::fs::{Dir, OpenOptions};
@@ -20,10 +21,12 @@ use tokio::sync::watch;
 use tracing::warn;
 
 mod late;
+mod load;
 #[cfg(test)]
 mod tests;
 
 use late::Late;
+use load::{Loaded, Unbelieved, load};
 
 /// Entries that one chain may have: a decision a day for 40 years.
 const ENTRIES_MAX: usize = 16 * 1024;
@@ -107,6 +110,8 @@ struct Kept {
     pending: BTreeMap<u64, Pending>,
     proposals: u64,
     late: Late,
+    /// What is on the disk behind them.
+    unbelieved: Option<Unbelieved>,
 }
 
 /// An entry on the disk.
@@ -132,8 +137,8 @@ struct Pending {
 }
 
 impl Chain {
-    /// Reads what is kept: up to the first entry that is damaged, which is put aside. The rest comes again from peers or
-    /// operators, as if this pillar had been off since then.
+    /// Reads what is kept: up to the first entry that cannot be read or believed. The rest comes again from peers or
+    /// operators, as if this pillar had been off since then; [`Chain::trouble`] says so.
     pub fn open(places: &Places, operators: ImageOperators) -> Self {
         let place = places.entries().map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
@@ -145,7 +150,8 @@ impl Chain {
         let mut kept = Kept::default();
         if let Ok(dir) = &place {
             late::remove_all(dir);
-            (kept.cluster, kept.entries) = load(dir, &operators);
+            let Loaded { cluster, entries, unbelieved } = load(dir, &operators);
+            kept = Kept { cluster: cluster.map(Arc::new), entries, unbelieved, ..kept };
         }
         let (writing, kept) = (Mutex::default(), Mutex::new(kept));
         Self { operators, place, writing, kept, changed: watch::channel(0).0 }
@@ -164,9 +170,13 @@ impl Chain {
         self.kept().cluster.clone()
     }
 
-    /// Why this pillar has no part in a cluster, when something is wrong.
+    /// Why this pillar has no part in a cluster, or not in all that the cluster decided, when something is wrong.
     pub fn trouble(&self) -> Option<String> {
-        self.place.as_ref().err().cloned()
+        if let Err(reason) = &self.place {
+            return Some(reason.clone());
+        }
+        let kept = self.kept();
+        kept.unbelieved.as_ref()?.trouble(kept.cluster.as_deref())
     }
 
     /// Ticks whenever the chain has grown.
@@ -296,6 +306,7 @@ impl Chain {
     fn keep(&self, place: &Dir, cluster: Cluster, envelope: &Envelope) -> Result<(), Error> {
         let serial = cluster.serial();
         let room = self.kept().room();
+        self.make_way(place, serial, envelope);
         let known = store(place, &file_name(serial), serial, envelope, room)?;
         let mut kept = self.kept();
         kept.cluster = Some(Arc::new(cluster));
@@ -408,55 +419,6 @@ fn write(place: &Dir, name: &str, text: &[u8]) -> Result<(), (&'static str, io::
     file.write_all(text).and_then(|()| file.sync_all()).map_err(|e| ("write", e))?;
     place.rename(UNFINISHED, place, name).map_err(|e| ("name", e))?;
     place.open(".").and_then(|folder| folder.sync_all()).map_err(|e| ("sync the folder of", e))
-}
-
-type Loaded = (Option<Arc<Cluster>>, Vec<Known>);
-
-/// Everything that is kept, judged again.
-fn load(place: &Dir, operators: &ImageOperators) -> Loaded {
-    let (mut cluster, mut entries) = (None, Vec::new());
-    while entries.len() < ENTRIES_MAX {
-        let name = file_name(u64::try_from(entries.len()).unwrap_or(u64::MAX));
-        match follow(place, &name, cluster.as_ref(), operators) {
-            Ok(None) => break,
-            Ok(Some((next, known))) => {
-                cluster = Some(next);
-                entries.push(known);
-            }
-            Err(reason) => {
-                put_aside(place, &name, &reason);
-                break;
-            }
-        }
-    }
-    (cluster.map(Arc::new), entries)
-}
-
-/// The entry of that name on top of those before; none when the chain ends here.
-fn follow(
-    place: &Dir,
-    name: &str,
-    cluster: Option<&Cluster>,
-    operators: &ImageOperators,
-) -> Result<Option<(Cluster, Known)>, String> {
-    let Some(text) = read(place, name).map_err(|error| error.to_string())? else { return Ok(None) };
-    let envelope = Envelope::parse(&text).map_err(|error| error.to_string())?;
-    let one = std::slice::from_ref(&envelope);
-    let next = match cluster {
-        None => pillar_quorum::replay(one, operators),
-        Some(cluster) => cluster.extend(one),
-    };
-    let next = next.map_err(|(_, refusal)| refusal.to_string())?;
-    let known = Known::of(&envelope, &text);
-    Ok(Some((next, known)))
-}
-
-/// Out of the way of the entry that comes in its place, and kept for whoever wants to know what happened.
-fn put_aside(place: &Dir, name: &str, reason: &str) {
-    warn!("the stored entry {name} is damaged, it and what follows must come again from others: {reason}");
-    if let Err(error) = place.rename(name, place, format!("damaged-{name}")) {
-        warn!("cannot put {name} aside: {error}");
-    }
 }
 
 fn read(place: &Dir, name: &str) -> io::Result<Option<Vec<u8>>> {

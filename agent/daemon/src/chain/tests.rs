@@ -101,7 +101,11 @@ impl Disk {
     }
 
     fn chain(&self) -> Chain {
-        Chain::open(&Places::open(self.root.path()).expect("places"), (&image()).into())
+        self.chain_of(&image())
+    }
+
+    fn chain_of(&self, image: &[OperatorKey]) -> Chain {
+        Chain::open(&Places::open(self.root.path()).expect("places"), image.into())
     }
 
     fn entry(&self, serial: u64) -> PathBuf {
@@ -293,10 +297,21 @@ fn a_damaged_entry_costs_what_follows_it_and_comes_again() {
         fs::write(disk.entry(2), text).expect("damaged");
         let chain = disk.chain();
         assert_eq!(cluster(&chain).serial(), 1, "{words}");
-        assert_eq!(chain.trouble(), None, "{words}");
+        let trouble = chain.trouble().expect(words);
+        assert!(trouble.starts_with("entry 2 on its disk is not believed: "), "{trouble}");
+        assert!(
+            trouble.contains("entries 2 to 3 have to come again, and until then an operator"),
+            "{trouble}"
+        );
         let texts: Vec<Vec<u8>> = entries.iter().map(json).collect();
-        assert_eq!(chain.take(&texts).expect("good"), 2, "{words}");
-        assert_eq!(cluster(&disk.chain()).serial(), 3, "{words}");
+        assert_eq!(chain.take(&texts[..3]).expect("good"), 1, "{words}");
+        assert!(chain.trouble().is_some(), "{words}: one is still missing");
+        assert_eq!(chain.take(&texts).expect("good"), 1, "{words}");
+        assert_eq!(chain.trouble(), None, "{words}");
+        let damaged = fs::read(disk.entry(2).with_file_name("damaged-00000002.json")).expect("set aside");
+        assert_ne!(damaged, json(&entries[2]), "{words}");
+        let again = disk.chain();
+        assert_eq!((cluster(&again).serial(), again.trouble()), (3, None), "{words}");
     }
     // The first one can only come from operators.
     fs::write(disk.entry(0), "").expect("damaged");
@@ -306,6 +321,104 @@ fn a_damaged_entry_costs_what_follows_it_and_comes_again() {
         assert!(chain.submit(&json(envelope), NOW).expect("good").applied);
     }
     assert_eq!(cluster(&disk.chain()).serial(), 3);
+}
+
+// attack: C1
+#[test]
+fn a_disk_that_fails_once_costs_nothing() {
+    let disk = Disk::new();
+    disk.with(4);
+    for serial in [0, 2] {
+        // A folder in the place of the file: the error of a disk, also for root.
+        let (file, elsewhere) = (disk.entry(serial), disk.entry(serial).with_file_name("elsewhere"));
+        fs::rename(&file, &elsewhere).expect("there");
+        fs::create_dir(&file).expect("in the way");
+        let chain = disk.chain();
+        assert_eq!(chain.cluster().map(|cluster| cluster.serial() + 1).unwrap_or(0), serial);
+        let trouble = chain.trouble().expect("the disk");
+        assert!(
+            trouble.starts_with(&format!("entry {serial} on its disk is not believed: it cannot be read")),
+            "{trouble}"
+        );
+        fs::remove_dir(&file).expect("left as it was");
+        // Lost altogether.
+        let trouble = disk.chain().trouble().expect("a gap");
+        assert!(trouble.contains("it is missing"), "{trouble}");
+        fs::rename(&elsewhere, &file).expect("back");
+        let healed = disk.chain();
+        assert_eq!((cluster(&healed).serial(), healed.trouble()), (3, None));
+    }
+}
+
+#[test]
+fn a_newer_image_without_one_of_the_founders_keeps_the_cluster() {
+    let disk = Disk::new();
+    disk.with(3);
+    // Operators 2 and 3 signed what follows the founding, 1 and 2 the founding.
+    for numbers in [[2, 3].as_slice(), &[2, 1], &[2, 3, 4]] {
+        let image: Vec<OperatorKey> = numbers.iter().copied().map(key).collect();
+        let chain = disk.chain_of(&image);
+        assert_eq!((cluster(&chain).serial(), chain.trouble()), (2, None), "{numbers:?}");
+    }
+}
+
+// attack: C3
+#[test]
+fn a_cluster_that_this_images_operators_did_not_sign_is_not_believed_and_stays_on_the_disk() {
+    let disk = Disk::new();
+    disk.with(3);
+    // None, half, and less than half of them.
+    for numbers in [[7, 8].as_slice(), &[2, 7], &[1, 3, 7, 8, 9], &[]] {
+        let image: Vec<OperatorKey> = numbers.iter().copied().map(key).collect();
+        let chain = disk.chain_of(&image);
+        assert_eq!(chain.cluster(), None, "{numbers:?}");
+        let trouble = chain.trouble().expect("refused");
+        assert!(trouble.starts_with("entry 0 on its disk is not believed: "), "{trouble}");
+        assert!(
+            trouble.contains("not more than half of this image's operators signed any entry"),
+            "{trouble}"
+        );
+        assert!(trouble.contains("entries 0 to 2"), "{trouble}");
+    }
+    let back = disk.chain();
+    assert_eq!((cluster(&back).serial(), back.trouble()), (2, None), "the old image has all of it");
+    // What that image's operators found takes its place, and nothing of the old one follows.
+    let others: Vec<OperatorKey> = [7, 8].map(key).to_vec();
+    let mut theirs = constitution(1);
+    theirs.operators =
+        [7, 8].map(|number| OperatorEntry { name: format!("operator-{number}"), key: key(number) }).to_vec();
+    let theirs = signed(propose_founding(theirs, &others, NOW).expect("a founding"), &[7, 8]);
+    let chain = disk.chain_of(&others);
+    assert!(chain.submit(&json(&theirs), NOW).expect("founded").applied);
+    assert_eq!(chain.trouble(), None);
+    let again = disk.chain_of(&others);
+    assert_eq!((cluster(&again).serial(), again.trouble()), (0, None));
+    for serial in 0..3 {
+        let name = format!("damaged-{}", file_name(serial));
+        assert!(disk.entry(serial).with_file_name(name).exists(), "{serial}");
+    }
+}
+
+// attack: P14
+#[test]
+fn an_expired_founding_does_not_keep_the_right_one_out() {
+    let disk = Disk::new();
+    let chain = disk.chain();
+    let now = NOW + YEAR + 1;
+    // Of a cluster that was given up, and after it the beginning of another one, expired as well.
+    let old = founding(&[1, 3]);
+    assert!(!chain.submit(&json(&old), now).expect("held back").applied);
+    let right =
+        propose_founding(Constitution { cluster: "right".to_owned(), ..constitution(1) }, &image(), NOW);
+    let right = signed(right.expect("a founding"), &[1, 2]);
+    let held = chain.submit(&json(&right), now).expect("held back instead");
+    assert_eq!((held.serial, held.applied, late_files(&disk)), (0, false, 1));
+    let next = Constitution { cluster: "right".to_owned(), expires_unix_s: now + YEAR, ..constitution(2) };
+    let founded = Cluster::found(&right, &image(), NOW).expect("a cluster");
+    let next = signed(founded.propose(Action::Amend(Box::new(next)), NOW + 1).expect("proposed"), &[1, 2]);
+    assert!(chain.submit(&json(&next), now).expect("in force").applied);
+    assert_eq!((cluster(&chain).constitution().cluster.as_str(), late_files(&disk)), ("right", 0));
+    assert_eq!(cluster(&disk.chain()), cluster(&chain), "read back");
 }
 
 #[test]
